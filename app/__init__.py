@@ -1,0 +1,1 @@
+"""Bouquet: a federation of real machines for the Flower and PyTorch tutorial."""

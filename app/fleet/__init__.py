@@ -1,0 +1,1 @@
+"""Everything around Flower's processes: partition ids, keys, launch, warm workers."""
