@@ -167,7 +167,7 @@ class Store:
         if tuple(shape) != manifest.shape:
             raise UserError(
                 f"{DATA_VARIABLE}: pictures in {self.path} are {_shape(manifest.shape)} but the model is "
-                f"for {_shape(shape)}; run `bouquet prepare --force --image-size {shape[-1]}`, or take other data"
+                f"for {_shape(shape)}; prepare with `--force --image-size {shape[-1]}`, or use other data"
             )
         if list(classes) != manifest.classes:
             raise UserError(
