@@ -68,7 +68,7 @@ class Manifest(BaseModel):
     skipped: list[str] = []
     """Pictures that could not be read and were left out under the stated tolerance."""
     checksum: str
-    """SHA-256 over the arrays, in the order of `Store.files`."""
+    """SHA-256 over the arrays: images, then labels, of every split; partitions first, then test."""
     request: str
     """SHA-256 over what was asked for; preparing the same again is a no-op."""
 
@@ -174,19 +174,6 @@ class Store:
                 f"{DATA_VARIABLE}: classes in {self.path} are {_names(manifest.classes)} but the model is "
                 f"for {_names(classes)}; run `bouquet prepare --classes {','.join(classes)} --force`"
             )
-
-    def files(self) -> list[Path]:
-        """Every array file of a complete store, in the order of the checksum."""
-        directories = [self.path / f"partition-{i}" for i in range(self.manifest.num_partitions)]
-        files = [
-            directory / f"{part}_{kind}.npy"
-            for directory in directories
-            for part in ("train", "val")
-            for kind in ("images", "labels")
-        ]
-        if self.manifest.test_from != "partition":
-            files += [self.path / "test_images.npy", self.path / "test_labels.npy"]
-        return files
 
     def _split(self, directory: Path, part: str, count: int) -> Split:
         images = _load(directory / f"{part}_images.npy", np.uint8, (count, *self.manifest.shape))
