@@ -1,0 +1,124 @@
+"""``bouquet up``: the whole federation as plain processes on loopback, and everything down again."""
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from app.errors import UserError
+from app.fleet.processes import Processes
+from app.fleet.submit import Submission, submit, wait_for_superlink
+from app.settings import RunValue
+
+START_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federation of plain processes.
+
+    Attributes:
+        clients: number of SuperNodes.
+        store: the prepared data store.
+        results: root of the results.
+        project: the app to run.
+        run_config: run-config keys that differ from the app's defaults.
+        fleet_port: port of the Fleet API on loopback; 0 picks a free one.
+        control_port: port of the Control API on loopback; 0 picks a free one.
+    """
+
+    clients: int
+    store: Path
+    results: Path
+    project: Path
+    run_config: Mapping[str, RunValue]
+    fleet_port: int = 0
+    control_port: int = 0
+
+
+def free_port() -> int:
+    """A port of loopback that is free now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _bouquet(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "app.cli", *arguments]
+
+
+def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run(federation: Federation, say: Callable[[str], None]) -> bool:
+    """Start a SuperLink and the SuperNodes, train, and take everything down, whatever happens.
+
+    Returns whether the run finished as it should.
+    """
+    signal.signal(signal.SIGTERM, _interrupted)
+    home = Path(tempfile.mkdtemp(prefix="bouquet-"))
+    processes = Processes(federation.results / "logs" / time.strftime("%Y%m%d-%H%M%S"))
+    finished = False
+    try:
+        finished = _run(federation, processes, home, say)
+        return finished
+    finally:
+        processes.stop()
+        shutil.rmtree(home, ignore_errors=True)
+        if not finished:
+            say(f"the processes' logs are in {processes.logs}")
+
+
+def _run(federation: Federation, processes: Processes, home: Path, say: Callable[[str], None]) -> bool:
+    fleet_port = federation.fleet_port or free_port()
+    control_port = federation.control_port or free_port()
+    shared = {
+        "BOUQUET_DATA": str(federation.store.resolve()),
+        "NUM_CLIENTS": str(federation.clients),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
+        ),
+    }
+    superlink = processes.start(
+        "superlink",
+        _bouquet("superlink", "--insecure", "--fleet-address", f"127.0.0.1:{fleet_port}", "--control-port", str(control_port)),
+        {
+            **shared,
+            "BOUQUET_RESULTS": str(federation.results.resolve()),
+            "BOUQUET_MODE": os.environ.get("BOUQUET_MODE", "") or "local",
+            "FLWR_HOME": str(home / "superlink"),
+        },
+    )
+    for number in range(federation.clients):
+        processes.start(
+            f"supernode-{number}",
+            _bouquet("supernode", "--insecure", "--superlink", f"127.0.0.1:{fleet_port}", "--health-port", "0"),
+            {
+                **shared,
+                "PARTITION_ID": str(number),
+                "BOUQUET_LEASES": str(home / "leases"),
+                "BOUQUET_LOCAL_REPLICAS": str(federation.clients),
+                "FLWR_HOME": str(home / "flwr"),
+            },
+        )
+    address = f"127.0.0.1:{control_port}"
+    wait_for_superlink(address, START_TIMEOUT_S, lambda: superlink.poll() is None)
+    os.environ["FLWR_HOME"] = str(home / "submit")
+
+    def watched(line: str) -> None:
+        say(line)
+        for name, status in processes.ended().items():
+            raise UserError(f"{name} ended with status {status}: {processes.last_words(name)}")
+
+    return submit(Submission(federation.project, federation.run_config, address), watched)

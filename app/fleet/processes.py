@@ -1,0 +1,77 @@
+"""Starting processes that never outlive the one that started them."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass
+class Processes:
+    """Named processes with a log file each, ended in reverse order."""
+
+    logs: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start ``command`` with its output in ``<logs>/<name>.log``.
+
+        It leads a group of its own: Ctrl-C is for the launcher, which then ends all in order.
+        """
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with (self.logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self.running[name] = process
+        return process
+
+    def ended(self) -> dict[str, int]:
+        """Exit status of the processes that have ended, by name."""
+        return {name: status for name, process in self.running.items() if (status := process.poll()) is not None}
+
+    def last_words(self, name: str, lines: int = 3) -> str:
+        """The end of a process's log."""
+        try:
+            text = (self.logs / f"{name}.log").read_text(errors="replace")
+        except OSError:
+            return ""
+        return " | ".join(line.strip() for line in text.splitlines() if line.strip()[:1])[-500:] if lines else text
+
+    def stop(self, patience_s: float = 10.0) -> None:
+        """End all processes and what they started; those that do not end in time are killed."""
+        for process in reversed(self.running.values()):
+            _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + patience_s
+        for process in reversed(self.running.values()):
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pass
+            _signal(process, signal.SIGKILL)
+            process.wait()
+        self.running.clear()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal a process's whole group: a child that outlived its parent is still in it."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass

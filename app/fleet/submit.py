@@ -1,0 +1,178 @@
+"""``bouquet train``: submit the run, show its progress, and end with its result."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import UserError
+from app.fleet import flower
+from app.settings import RunSettings, RunValue, parse_run_config
+
+CONNECT_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What to run and where.
+
+    Attributes:
+        project: folder with the app's pyproject.toml.
+        run_config: run-config keys that differ from the app's defaults.
+        control_address: host:port of the Control API.
+        ca: the federation's CA certificate; None for plaintext.
+    """
+
+    project: Path
+    run_config: Mapping[str, RunValue]
+    control_address: str = "127.0.0.1:8000"
+    ca: Path | None = None
+
+
+def run_config_for(clients: int, rounds: int | None, extra: str) -> dict[str, RunValue]:
+    """The run config of a federation of ``clients``: the tutorial's minima, scaled to their number.
+
+    Args:
+        clients: number of clients; all are waited for.
+        rounds: number of rounds; None for the app's default.
+        extra: the person's own pairs, which win.
+
+    Raises:
+        UserError: an unknown key or a value out of range.
+    """
+    derived: dict[str, RunValue] = {
+        "min-available-nodes": clients,
+        "min-train-nodes": clients,
+        "min-evaluate-nodes": max(1, clients // 2),
+    }
+    if rounds is not None:
+        derived["num-server-rounds"] = rounds
+    values = derived | parse_run_config(extra)
+    settings = RunSettings.from_run_config(values)
+    for name, minimum in (
+        ("min-available-nodes", settings.min_available_nodes),
+        ("min-train-nodes", settings.min_train_nodes),
+        ("min-evaluate-nodes", settings.min_evaluate_nodes),
+    ):
+        if minimum > clients:
+            raise UserError(f"{name}={minimum} is more than the {clients} clients there are; lower it or raise NUM_CLIENTS")
+    if "fraction-train" in values and "min-train-nodes" not in parse_run_config(extra):
+        # A fraction that the person chose is not to be overruled by the minimum derived above.
+        values["min-train-nodes"] = max(1, int(clients * settings.fraction_train))
+    return values
+
+
+@contextmanager
+def control(address: str, ca: Path | None) -> Iterator["ControlHttpClient"]:  # noqa: F821
+    """Flower's client of the Control API, closed at the end."""
+    from flwr.cli.utils import CliClientHttpInterceptor  # type: ignore[attr-defined]
+    from flwr.supercore.control import ControlHttpClient
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+
+    client = ControlHttpClient.from_server_address(
+        server_address=address,
+        insecure=ca is None,
+        root_certificates=ca.read_bytes() if ca else None,
+        interceptors=[CliClientHttpInterceptor(), RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def wait_for_superlink(address: str, timeout_s: float, alive: Callable[[], bool] = lambda: True) -> None:
+    """Wait until the Control API's port answers.
+
+    Raises:
+        UserError: it did not within ``timeout_s`` seconds, or ``alive`` said that waiting is in vain.
+    """
+    import socket
+
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1.0).close()
+            return
+        except OSError:
+            if not alive() or time.monotonic() > deadline:
+                raise UserError(f"no SuperLink answers at {address}; start it (bouquet superlink) or look at its log") from None
+            time.sleep(0.05)
+
+
+def submit(submission: Submission, say: Callable[[str], None]) -> bool:
+    """Submit the run, pass its log on to ``say``, and return whether it finished as it should.
+
+    An interruption (Ctrl-C) stops the run on the SuperLink.
+    """
+    flower.prepare_environment()
+    from flwr.cli.build import build_fab_from_disk
+    from flwr.common.serde import fab_to_proto, user_config_to_proto
+    from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
+    from flwr.supercore.fab import Fab
+
+    if not (submission.project / "pyproject.toml").is_file():
+        raise UserError(f"{submission.project} is no Flower app: it has no pyproject.toml")
+    content = build_fab_from_disk(submission.project)
+    fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+    with control(submission.control_address, submission.ca) as client:
+        answer = client.StartRun(
+            StartRunRequest(
+                fab=fab_to_proto(fab),
+                override_config=user_config_to_proto(dict(submission.run_config)),
+                federation="",
+            )
+        )
+        if not answer.HasField("run_id"):
+            raise UserError("the SuperLink did not start the run; its log says why")
+        try:
+            _follow(client, answer.run_id, say)
+        except KeyboardInterrupt:
+            with suppress(Exception):
+                client.StopRun(StopRunRequest(run_id=answer.run_id))
+            raise
+        status, sub_status, details = _status(client, answer.run_id)
+    if (status, sub_status) == ("finished", "completed"):
+        return True
+    say(f"error: the run ended as {status}:{sub_status} {details}".rstrip())
+    return False
+
+
+def _status(client: "ControlHttpClient", run_id: int) -> tuple[str, str, str]:  # type: ignore[name-defined]  # noqa: F821
+    from flwr.proto.control_pb2 import ListRunsRequest
+
+    run = client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
+    return run.status.status, run.status.sub_status, run.status.details
+
+
+def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Pass the ServerApp's output on, line by line, until the run has ended."""
+    from flwr.proto.control_pb2 import StreamLogsRequest
+
+    latest, rest = 0.0, ""
+    while True:
+        for part in client.StreamLogs(StreamLogsRequest(run_id=run_id, after_timestamp=latest)):
+            latest = max(latest, part.latest_timestamp)
+            *lines, rest = (rest + part.log_output).split("\n")
+            for line in lines:
+                if line.strip():
+                    say(line)
+        if _status(client, run_id)[0] == "finished":
+            break
+        time.sleep(0.2)
+    if rest.strip():
+        say(rest)
+
+
+def project_folder(given: str = "") -> Path:
+    """The app to submit: the one given, the current folder if it is one, else the installed Bouquet's."""
+    if given:
+        return Path(given)
+    here = Path.cwd()
+    if (here / "pyproject.toml").is_file():
+        return here
+    return Path(os.environ.get("BOUQUET_PROJECT", "") or Path(__file__).resolve().parents[2])

@@ -1,0 +1,90 @@
+"""``bouquet superlink``: Flower's SuperLink, closed by default, holding requests instead of being polled."""
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import UserError
+from app.fleet import flower, keys
+
+
+@dataclass(frozen=True)
+class SuperLinkSettings:
+    """How the SuperLink is run.
+
+    Attributes:
+        fleet_address: host:port where SuperNodes dial in (gRPC).
+        control_port: port of the Control and Runtime API, always on 127.0.0.1.
+        certificates: folder with ca.crt, server.crt and server.key; None for plaintext.
+        state: folder of the SQLite database that survives a restart; None to keep state in memory.
+    """
+
+    fleet_address: str = "0.0.0.0:9092"
+    control_port: int = 8000
+    certificates: Path | None = None
+    state: Path | None = None
+
+
+def _require_free(host: str, port: int, setting: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"{setting}={host}:{port} cannot be used ({error.strerror}); stop what listens there or choose another port"
+            ) from None
+
+
+def arguments(settings: SuperLinkSettings) -> list[str]:
+    """The command line of ``flower-superlink``."""
+    command = [
+        "--fleet-api-address", settings.fleet_address,
+        "--host", "127.0.0.1",
+        "--port", str(settings.control_port),
+        "--disable-runtime-dependency-installation",
+    ]  # fmt: skip
+    if settings.state is not None:
+        command += ["--database", str(settings.state / "superlink.db")]
+    if settings.certificates is None:
+        return [*command, "--insecure"]
+    return [
+        *command, "--enable-supernode-auth",
+        "--ssl-ca-certfile", str(settings.certificates / "ca.crt"),
+        "--ssl-certfile", str(settings.certificates / "server.crt"),
+        "--ssl-keyfile", str(settings.certificates / "server.key"),
+    ]  # fmt: skip
+
+
+def run(settings: SuperLinkSettings) -> None:
+    """Check what can be checked, then become the SuperLink; does not return.
+
+    Raises:
+        UserError: a port is taken, or a certificate or key cannot serve.
+    """
+    host, _, port = settings.fleet_address.rpartition(":")
+    if not port.isdigit():
+        raise UserError(f"--fleet-address={settings.fleet_address!r} has no port; write host:port, such as 0.0.0.0:9092")
+    _require_free(host.strip("[]") or "0.0.0.0", int(port), "--fleet-address")
+    _require_free("127.0.0.1", settings.control_port, "--control-port")
+    if settings.certificates is not None:
+        for warning in keys.check_server_identity(settings.certificates):
+            print(f"warning: {warning}", flush=True)
+    if settings.state is not None:
+        settings.state.mkdir(parents=True, exist_ok=True)
+    flower.prepare_environment()
+    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+
+    import logging
+
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    from app.fleet import longpoll
+
+    longpoll.install()
+    # One line per request is noise here and costs time; Flower's own log lines say what happens.
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    sys.argv = ["flower-superlink", *arguments(settings)]
+    flower_superlink()

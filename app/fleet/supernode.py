@@ -1,0 +1,181 @@
+"""``bouquet supernode``: Flower's SuperNode with its partition id, its identity and warm ClientApps."""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from logging import WARNING
+from pathlib import Path
+from typing import Any
+
+from app.errors import UserError
+from app.fleet import apps, cores, flower, keys, partition_id
+
+
+@dataclass(frozen=True)
+class SuperNodeSettings:
+    """How one client is run.
+
+    Attributes:
+        superlink: host:port of the SuperLink's Fleet API.
+        num_partitions: partitions (clients) of the federation.
+        partition: this client's partition id.
+        ca: the federation's CA certificate; None for plaintext.
+        key: this client's private key (EC, OpenSSH format); None without node authentication.
+        health_address: host:port of the gRPC health service; None for none.
+        local_replicas: clients that share this host's cores.
+        threads: PyTorch threads per message.
+        leases: folder that the replicas of this host share; None when they share none.
+        allowed_apps: app hashes this client accepts; empty for any.
+        worker: ``fork`` a process per message, one ``persistent`` worker per run, or ``auto``.
+    """
+
+    superlink: str
+    num_partitions: int
+    partition: int
+    ca: Path | None = None
+    key: Path | None = None
+    health_address: str | None = None
+    local_replicas: int = 1
+    threads: int = 1
+    leases: Path | None = None
+    allowed_apps: frozenset[str] = field(default_factory=frozenset)
+    worker: str = "auto"
+
+    @property
+    def node_config(self) -> dict[str, Any]:
+        """Flower's node config: what the ClientApp reads."""
+        return {"partition-id": self.partition, "num-partitions": self.num_partitions}
+
+
+def visible_gpus(environment: Mapping[str, str]) -> list[str]:
+    """The GPUs this process may use, by index or UUID, without touching CUDA."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device for device in visible.split(",") if device.strip() not in ("", "-1")]
+    return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def choose_gpu(environment: Mapping[str, str], partition: int) -> str | None:
+    """Round-robin by partition id over the visible GPUs; None without any."""
+    gpus = visible_gpus(environment)
+    return gpus[partition % len(gpus)] if gpus else None
+
+
+def arguments(settings: SuperNodeSettings) -> list[str]:
+    """The command line of stock ``flower-supernode``, for when the warm path cannot start."""
+    node_config = " ".join(f"{name}={value}" for name, value in settings.node_config.items())
+    command = ["--superlink", settings.superlink, "--node-config", node_config, "--port", "0"]
+    if settings.health_address:
+        command += ["--health-server-address", settings.health_address]
+    command += ["--root-certificates", str(settings.ca)] if settings.ca else ["--insecure"]
+    if settings.key:
+        command += ["--auth-supernode-private-key", str(settings.key)]
+    return command
+
+
+def _run_stock(settings: SuperNodeSettings, reason: str) -> None:
+    from flwr.supercore import log
+
+    if settings.allowed_apps:
+        raise UserError(f"BOUQUET_ALLOWED_APPS cannot be honoured: the warm path did not start ({reason})")
+    log(WARNING, "Every message starts a new Python process: the warm path did not start (%s). Same results, slower.", reason)
+    command = shutil.which("flower-supernode") or str(Path(sys.executable).with_name("flower-supernode"))
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    os.execv(command, ["flower-supernode", *arguments(settings)])
+
+
+def run(settings: SuperNodeSettings) -> None:
+    """Dial the SuperLink and process its messages; returns only when the connection is over for good."""
+    flower.prepare_environment()
+    authentication_keys = None
+    if settings.ca is not None and settings.key is not None:
+        for warning in keys.check_client_identity(settings.ca, settings.key):
+            print(f"warning: {warning}", flush=True)
+        private_key = keys.load_node_key(settings.key)
+        authentication_keys = private_key, private_key.public_key()
+    if (gpu := choose_gpu(os.environ, settings.partition)) is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    if os.environ.get("BOUQUET_WARM", "1") == "0":
+        _run_stock(settings, "BOUQUET_WARM=0")
+
+    from app.fleet import waiting
+    from app.fleet.warm import executor as warm
+
+    if reason := warm.unsupported():
+        _run_stock(settings, reason)
+    executor = warm.WarmExecutor(
+        warm.WarmSettings(
+            node_config=settings.node_config,
+            threads=settings.threads,
+            slots=0 if gpu is not None else max(1, cores.available_cores() // settings.threads),
+            slots_folder=settings.leases,
+            persistent=settings.worker == "persistent" or (settings.worker == "auto" and gpu is not None),
+            allowed_apps=settings.allowed_apps,
+        )
+    )
+    try:
+        executor.start()
+    except warm.WarmStartError as error:
+        _run_stock(settings, str(error) or "the warm parent ended")
+
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supernode import start_client_internal as internal
+    from flwr.supernode.nodestate import NodeStateFactory
+
+    from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+
+    warm.install(executor)
+    waiting.install(internal)
+    waiting.wait_for_port(settings.superlink)
+    try:
+        internal.start_client_internal(
+            state_factory=NodeStateFactory(objectstore_factory=ObjectStoreFactory()),
+            server_address=settings.superlink,
+            node_config=settings.node_config,
+            root_certificates=settings.ca.read_bytes() if settings.ca else None,
+            insecure=settings.ca is None,
+            transport=TRANSPORT_TYPE_GRPC_RERE,
+            authentication_keys=authentication_keys,
+            isolation=ISOLATION_MODE_PROCESS,
+            health_server_address=settings.health_address,
+        )
+    finally:
+        executor.stop()
+
+
+def settings_from(
+    environment: Mapping[str, str], *, key: Path | None, **given: Any
+) -> tuple[SuperNodeSettings, partition_id.PartitionId]:
+    """Read a client's settings at the edge: the command line's values over the environment's.
+
+    ``key`` may be a folder that holds ``<partition id>.key`` for each replica of a host.
+
+    Raises:
+        UserError: a value cannot be used; the message names its setting.
+    """
+    clients = environment.get("NUM_CLIENTS", "") or "1"
+    if not clients.isdigit() or int(clients) < 1:
+        raise UserError(f"NUM_CLIENTS={clients!r} is not a whole number of at least 1")
+    num_partitions = int(clients)
+    partition = partition_id.resolve(environment, num_partitions)
+    leases = environment.get("BOUQUET_LEASES", "")
+    replicas = environment.get("BOUQUET_LOCAL_REPLICAS", "") or (str(num_partitions) if leases else "1")
+    if not replicas.isdigit():
+        raise UserError(f"BOUQUET_LOCAL_REPLICAS={replicas!r} is not a whole number")
+    worker = environment.get("BOUQUET_WORKER", "") or "auto"
+    if worker not in ("auto", "fork", "persistent"):
+        raise UserError(f"BOUQUET_WORKER={worker!r} is not one of auto, fork, persistent")
+    settings = SuperNodeSettings(
+        num_partitions=num_partitions,
+        partition=partition.id,
+        local_replicas=int(replicas),
+        threads=cores.threads_per_client(environment, int(replicas)),
+        leases=Path(leases) if leases else None,
+        allowed_apps=apps.parse_allowed(environment.get("BOUQUET_ALLOWED_APPS", "")),
+        worker=worker,
+        key=key / f"{partition.id}.key" if key is not None and key.is_dir() else key,
+        **given,
+    )
+    return settings, partition

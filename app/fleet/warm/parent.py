@@ -1,0 +1,249 @@
+"""The warm parent: a process that has imported and warmed everything, and forks one child per message.
+
+Started by ``executor.py`` as ``python -P parent.py SOCKET_FD``; never imported. Three generations, all
+running ``serve``: the parent imports PyTorch and Flower; for each app hash it forks an app parent, which
+loads that app; the app parent forks one child per message (CPU), or one long-lived worker per run (GPU,
+because a CUDA context cannot cross a fork and costs more to make than a message).
+
+A child runs Flower's own ``run_clientapp`` unchanged. Only the transport differs: its Runtime API calls
+go over a socket pair that the SuperNode handed over, as protobuf, instead of HTTP.
+
+Read in flwr 1.39.0: ``flwr/supernode/runtime/run_clientapp.py``. ``executor.py`` checks the names used
+here before it starts this program, and falls back to Flower's own executor otherwise.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from flwr.supercore.exit.exit_handler import add_exit_handler, trigger_exit_handlers
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime import run_clientapp as clientapp
+
+PR_SET_PDEATHSIG = 1
+HEADER = struct.Struct("!BI")  # method name length, payload length
+
+
+class SocketRuntimeClient(RuntimeHttpClient):
+    """Flower's Runtime API client over a socket pair."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()  # the heartbeat has a thread of its own
+
+    def _unary_unary(self, *, path: str, rpc_method: str, request: Any, response_type: Any) -> Any:
+        payload = request.SerializeToString(deterministic=True)
+        method = rpc_method.rpartition("/")[2].encode()
+        with self._lock:
+            self._connection.sendall(HEADER.pack(len(method), len(payload)) + method + payload)
+            failed, length = HEADER.unpack(self._read(HEADER.size))
+            content = self._read(length)
+        if failed:
+            raise RuntimeError(content.decode())
+        response = response_type()
+        response.ParseFromString(content)
+        return response
+
+    def _read(self, length: int) -> bytes:
+        content = bytearray(length)
+        view, received = memoryview(content), 0
+        while received < length:
+            if not (count := self._connection.recv_into(view[received:])):
+                raise ConnectionError("the SuperNode closed the connection")
+            received += count
+        return bytes(content)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def leave(code: int, message: str | None = None, event_type: Any = None, **_: Any) -> None:
+    """Stand in for ``flwr_exit``: the same exit handlers, without its five-second forced exit."""
+    trigger_exit_handlers(run_before_force_exit=True)
+    trigger_exit_handlers(run_before_force_exit=False)
+    raise SystemExit(0 if 0 <= code < 100 else 1)
+
+
+def register_exit_handlers(*, exit_handlers: list[Callable[[], None]], **_: Any) -> None:
+    """Stand in for ``register_signal_handlers``: a child is ended by the kernel, not by a signal handler."""
+    for handler in exit_handlers:
+        add_exit_handler(handler)
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to end this process when its parent ends, however that happens."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class App:
+    """The one app that this process serves: installed, imported and warmed once."""
+
+    def __init__(self, content: bytes, request: dict[str, Any]) -> None:
+        path = clientapp.install_from_fab(content, skip_prompt=True)
+        load = clientapp.get_load_client_app_fn(default_app_ref="", app_path=None, multi_app=True)
+        self.client_app = load(request["fab_id"], request["fab_version"], request["fab_hash"])
+        clientapp.install_from_fab = lambda *_args, **_kwargs: path
+        clientapp.get_load_client_app_fn = lambda *_args, **_kwargs: self._loaded
+        self._warm_up(request)
+
+    def _loaded(self, *_: Any) -> Any:
+        return self.client_app
+
+    def _warm_up(self, request: dict[str, Any]) -> None:
+        """Call the app's own ``warm_up(run_config, node_config)``; without one, take a step of Adam."""
+        from flwr.common.config import get_project_config, get_project_dir
+
+        project = get_project_dir(request["fab_id"], request["fab_version"], request["fab_hash"])
+        reference = get_project_config(project)["tool"]["flwr"]["app"]["components"]["clientapp"]
+        warm_up = getattr(sys.modules.get(reference.partition(":")[0]), "warm_up", None)
+        try:
+            if callable(warm_up):
+                warm_up(request["run_config"], request["node_config"])
+            elif "torch" in sys.modules:
+                training_step(optimizer=True)
+        except Exception:
+            # The first message meets the same error and reports it to the server.
+            traceback.print_exc()
+
+
+def training_step(optimizer: bool) -> None:
+    """Run one tiny training step, so that lazy imports and kernel set-up are paid before the first fork.
+
+    With an optimizer only where it is needed: its first step imports PyTorch's compiler, 100 MB of modules.
+    """
+    torch = import_module("torch")
+    state = torch.random.get_rng_state()
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(72, 2))
+    loss = torch.nn.functional.cross_entropy(model(torch.rand(4, 1, 8, 8)), torch.zeros(4, dtype=torch.long))
+    loss.backward()
+    if optimizer:
+        torch.optim.Adam(model.parameters()).step()
+    torch.random.set_rng_state(state)
+
+
+def warm_torch() -> None:
+    """Import PyTorch, where there is one, and run its first kernels."""
+    try:
+        torch = import_module("torch")
+    except ImportError:
+        return
+    # One thread here: a pool of OpenMP threads does not survive a fork.
+    torch.set_num_threads(1)
+    training_step(optimizer=False)
+
+
+def run(connection: socket.socket, request: dict[str, Any]) -> int:
+    """Process one message with Flower's ``run_clientapp``; returns its exit status."""
+    if (threads := request.get("threads")) and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    client = SocketRuntimeClient(connection)
+    clientapp.RuntimeHttpClient.from_server_address = lambda **_: client
+    try:
+        clientapp.run_clientapp(
+            runtime_api_address="", token=request["token"], insecure=True, runtime_dependency_install=False
+        )
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        connection.close()
+    return 0
+
+
+def fork(work: Callable[[], int], control: socket.socket) -> int:
+    """Run ``work`` in a child that dies with this process; returns the child's pid."""
+    parent = os.getpid()
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        die_with(parent)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        control.close()
+        status = work()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def serve(control: socket.socket) -> int:
+    """Answer the SuperNode's requests on ``control`` until it hangs up.
+
+    A request is one JSON packet with at most two file descriptors. ``load``: fork an app parent
+    (descriptors: its control socket, the app bundle). ``fork``: process a message in a child.
+    ``worker``: fork a long-lived worker. ``run``: process a message in this process. ``wait``: the
+    exit status of a child.
+    """
+    while True:
+        packet, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 2)
+        if not packet:
+            return 0
+        request = json.loads(packet)
+        reply: dict[str, Any] = {}
+        operation = request["op"]
+        if operation == "wait":
+            reply["status"] = os.waitstatus_to_exitcode(os.waitpid(request["pid"], 0)[1])
+        else:
+            connection = socket.socket(fileno=descriptors[0])
+            if operation == "load":
+                with os.fdopen(descriptors[1], "rb") as bundle:
+                    content = bundle.read()
+                reply["pid"] = fork(lambda c=connection, b=content, r=request: serve_app(c, b, r), control)
+            elif operation == "worker":
+                reply["pid"] = fork(lambda c=connection: serve(c), control)
+            elif operation == "fork":
+                reply["pid"] = fork(lambda c=connection, r=request: run(c, r), control)
+            elif operation == "run":
+                reply["pid"] = os.getpid()
+                control.send(json.dumps(reply).encode())
+                run(connection, request)
+                continue
+            connection.close()
+        control.send(json.dumps(reply).encode())
+
+
+def serve_app(control: socket.socket, content: bytes, request: dict[str, Any]) -> int:
+    """Load one app, say whether that worked, and serve its messages."""
+    try:
+        App(content, request)
+    except (Exception, SystemExit) as error:
+        control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        return 1
+    gc.collect()
+    gc.freeze()  # keep the collector from touching, and so copying, the pages shared with the children
+    control.send(json.dumps({"ready": True}).encode())
+    return serve(control)
+
+
+def main() -> int:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    die_with(int(sys.argv[2]))
+    # The terminal's Ctrl-C reaches the whole process group; the SuperNode decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    clientapp.flwr_exit = leave
+    clientapp.register_signal_handlers = register_exit_handlers
+    warm_torch()
+    gc.collect()
+    gc.freeze()
+    control.send(json.dumps({"ready": True}).encode())
+    return serve(control)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""ServerApp: what the server does in a run (Flower loads it)."""
+
+import os
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from app.errors import UserError
+from app.learning.arrays import state_arrays
+from app.learning.model import build_model
+from app.learning.store import Store
+from app.learning.training import choose_device, evaluate_arrays
+from app.rounds.loop import Rounds
+from app.rounds.results import ResultsFolder, Summary, results_root
+from app.rounds.screening import read_client_names
+from app.rounds.strategies import make_strategy
+from app.settings import RunSettings
+
+app = ServerApp()
+
+
+def say(line: str) -> None:
+    """Print one line of progress; the SuperLink passes it on to whoever follows the run."""
+    print(line, flush=True)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run all rounds and leave ``results/<run>/``."""
+    try:
+        settings = RunSettings.from_run_config(context.run_config)
+        store = Store.open()
+        manifest = store.manifest
+        model = build_model(settings, manifest.shape, len(manifest.classes))
+        strategy = make_strategy(settings)
+    except UserError as error:
+        say(f"error: {error}")
+        raise
+    device = choose_device()
+    run = os.environ.get("BOUQUET_RUN", "") or f"{time.strftime('%Y%m%d-%H%M%S')}-{str(context.run_id)[-6:]}"
+    folder = ResultsFolder(results_root(), run)
+    summary = Summary(
+        run=run,
+        mode=os.environ.get("BOUQUET_MODE", "") or "flower",
+        device="cpu",
+        dataset=manifest.source,
+        num_clients=settings.min_available_nodes,
+        rounds=0,
+        settings=settings.model_dump(by_alias=True),
+    )
+    registry = os.environ.get("BOUQUET_MEMBERS", "")
+    rounds = Rounds(
+        grid=grid,
+        strategy=strategy,
+        settings=settings,
+        evaluate=lambda arrays: evaluate_arrays(model, arrays, store.test, device=device),
+        folder=folder,
+        summary=summary,
+        names=read_client_names(Path(registry) if registry else None),
+        say=say,
+    )
+    rounds.run(state_arrays(model))
+    say(f"finished: accuracy {summary.accuracy:.4f}, results in {folder.path}")
