@@ -29,7 +29,7 @@ def quick_hub(*, wanted: bool) -> Iterator[None]:
     if not wanted or not sys.stderr.isatty():
         datasets.disable_progress_bars()
         # "Repo card metadata block was not found": a local folder needs none.
-        logging.getLogger("huggingface_hub.repocard_data").setLevel(logging.ERROR)
+        logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     try:
         if not wanted or any(before) or not _answers():
             datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True

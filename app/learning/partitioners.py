@@ -71,6 +71,14 @@ class PartitionerSettings:
                 return {"shards_per_partition": self.shards_per_partition or 2}
         return {}
 
+    def check(self, num_classes: int) -> None:
+        """Raise UserError where a setting cannot fit data of `num_classes` classes."""
+        wanted = self.own().get("classes_per_partition", 0)
+        if wanted > num_classes:
+            raise UserError(
+                f"classes-per-partition={wanted} must be at most {num_classes}, the classes of this data"
+            )
+
     def build(self, label_column: str) -> Any:
         """The `flwr_datasets.partitioner.Partitioner` these settings describe."""
         from flwr_datasets import partitioner as flower

@@ -120,10 +120,11 @@ def prepare(
             raise _writing_failed(out, error) from None
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-            if created and not complete:
+            if not complete and not (out / MANIFEST).exists():
                 (out / _LOCK).unlink(missing_ok=True)
-                with suppress(OSError):
-                    out.rmdir()
+                if created:
+                    with suppress(OSError):
+                        out.rmdir()
     return manifest
 
 
@@ -188,9 +189,8 @@ def _refuse_foreign_files(out: Path) -> None:
 
 def _writing_failed(out: Path, error: OSError) -> UserError:
     if error.errno in FULL:
-        free = shutil.disk_usage(out).free // 2**20 if out.exists() else 0
         return UserError(
-            f"--out {out}: the disk is full while preparing ({free} MiB left); "
+            f"--out {out}: the disk is full, or a quota or file size limit is reached, while preparing; "
             "free some space or give a directory on a larger disk"
         )
     reason = error.strerror or " ".join(str(error).split())

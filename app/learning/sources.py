@@ -5,7 +5,9 @@ divided among the clients. Loading and partitioning are `flwr_datasets`' work.
 """
 
 import hashlib
+import logging
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,8 @@ _OWNERS = {
     "fashion_mnist": "zalando-datasets",
     "svhn": "ufldl-stanford",
 }
+
+log = logging.getLogger(__name__)
 
 TestFrom = Literal["test", "validation", "held-out", "partition"]
 
@@ -214,6 +218,7 @@ def _load_federated(
             "held-out" if test_name is None else "test" if test_name == "test" else "validation"
         )
         found["classes"], found["values"] = label_values(rows["train"], rows["test"], source.name, label)
+        partitioner.check(len(found["classes"]))
         return datasets.DatasetDict(rows)
 
     flower = partitioner.build("label")
@@ -223,10 +228,17 @@ def _load_federated(
     test = federated.load_split("test")
 
     def partition(partition_id: int) -> Any:
-        try:
-            rows = federated.load_partition(partition_id)
-        except ValueError as error:
-            raise partitioner.failed(one_line(error)) from None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                rows = federated.load_partition(partition_id)
+            except ZeroDivisionError:  # shards of size 0
+                raise partitioner.failed("there are fewer examples than parts") from None
+            except ValueError as error:
+                raise partitioner.failed(one_line(error).rstrip(".")) from None
+        # The rest is about attempts, and about what pyarrow will change.
+        if any("will NOT be used" in str(warning.message) for warning in caught):
+            log.warning("PARTITIONER=%s: no client gets some of the classes", partitioner.name)
         if len(rows) < MIN_PARTITION_SIZE:
             raise partitioner.failed(f"partition {partition_id} gets {len(rows)} examples")
         return rows
