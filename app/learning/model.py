@@ -185,7 +185,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             raise UserError(f"weights: {path} has no {name!r}, so it is of another model")
         if loaded[name].shape != tensor.shape:
             raise UserError(
-                f"weights: {name!r} is {list(loaded[name].shape)} in {path} but {list(tensor.shape)} in the model"
+                f"weights: {name!r} is {list(loaded[name].shape)} in {path}, not {list(tensor.shape)}"
             )
     model.load_state_dict({name: loaded[name] for name in state}, strict=False)
 
