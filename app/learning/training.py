@@ -2,15 +2,17 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from app.errors import UserError
+from app.learning import arrays as codec
 from app.learning.batches import Examples, epoch
 from app.learning.optimizer import Optimizer, learning_rate
 from app.learning.store import Split
@@ -106,11 +108,11 @@ def evaluate(
     *,
     device: torch.device,
     batch_size: int = 0,
-    precision: RunSettings | None = None,
+    settings: RunSettings | None = None,
 ) -> tuple[float, float]:
     """Cross-entropy and accuracy of ``model`` on ``split``, means over examples.
 
-    ``batch_size`` 0 takes what suits the device. An empty split gives (0.0, 0.0): its weight in an
+    ``batch_size`` 0 takes what suits the device; ``settings`` decide a GPU's precision (else float32). An empty split gives (0.0, 0.0): its weight in an
     average is 0 as well.
     """
     examples = split if isinstance(split, Examples) else Examples(split, device)
@@ -120,11 +122,28 @@ def evaluate(
     correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.inference_mode():
         for images, labels in examples.slices(batch_size or (1000 if device.type == "cuda" else 250)):
-            with _precision(precision, device):
+            with _precision(settings, device):
                 logits = model(images).float()
             loss_sum += F.cross_entropy(logits, labels, reduction="sum")
             correct += (logits.argmax(1) == labels).sum()
     return loss_sum.item() / max(len(examples), 1), correct.item() / max(len(examples), 1)
+
+
+def evaluate_arrays(
+    model: nn.Module,
+    arrays: ArrayRecord,
+    split: Split | Examples,
+    *,
+    device: torch.device,
+    exclude: Sequence[str] = (),
+    settings: RunSettings | None = None,
+) -> tuple[float, float]:
+    """Loss and accuracy of ``model`` with the weights in ``arrays``; the layers in ``exclude`` stay as they are.
+
+    Raises ValueError when ``arrays`` are of another model.
+    """
+    codec.set_arrays(model, codec.from_record(arrays), exclude)
+    return evaluate(model, split, device=device, settings=settings)
 
 
 def _anchors(
