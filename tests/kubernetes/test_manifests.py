@@ -1,0 +1,108 @@
+"""Every overlay and useful combination renders to what Kubernetes accepts and our own rules hold for."""
+
+import copy
+from collections.abc import Iterable
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from .mutations import MUTATIONS, RULES, SCHEMA_MUTATIONS, Change, Rule
+from .objects import Object, container, find, named, settings_of, title
+from .render import COMBINATIONS, K8S, combination, overlay
+
+OLDEST = "1.28"
+NEWEST = kubernetes_validate.latest_version()
+
+# Kinds of cert-manager, of which the Kubernetes schemas know nothing; rule `certificates` looks at them.
+FOREIGN = "cert-manager.io/v1"
+
+
+def _against_schema(objects: Iterable[Object], version: str) -> list[str]:
+    problems = []
+    for item in objects:
+        if item["apiVersion"] != FOREIGN:
+            try:
+                kubernetes_validate.validate(item, version, strict=True)
+            except (kubernetes_validate.ValidationError, kubernetes_validate.SchemaNotFoundError) as error:
+                problems.append(f"{title(item)}: {getattr(error, 'message', error)}")
+    return problems
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_renders_to_what_the_published_schemas_allow(name: str, version: str) -> None:
+    assert _against_schema(combination(name), version) == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_holds_our_own_rules(name: str, rule: Rule) -> None:
+    assert rule(combination(name)) == []
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_wrong_manifest_is_noticed(mutation: str) -> None:
+    rule, change = MUTATIONS[mutation]
+    objects = copy.deepcopy(combination("cpu"))
+    change(objects)
+    assert rule(objects) != []
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("change", SCHEMA_MUTATIONS.values(), ids=SCHEMA_MUTATIONS)
+def test_a_manifest_against_the_schema_is_noticed(change: Change, version: str) -> None:
+    objects = copy.deepcopy(combination("cpu"))
+    change(objects)
+    assert _against_schema(objects, version) != []
+
+
+def test_every_rule_has_a_mutation() -> None:
+    assert {rule for rule, _ in MUTATIONS.values()} == set(RULES)
+
+
+def test_every_component_and_overlay_is_rendered() -> None:
+    rendered = {component for _, components in COMBINATIONS.values() for component in components}
+    assert rendered == {folder.name for folder in (K8S / "components").iterdir()}
+    assert {base for base, _ in COMBINATIONS.values()} == {
+        folder.name for folder in (K8S / "overlays").iterdir()
+    }
+
+
+def test_one_value_sets_clients_partitions_and_replicas() -> None:
+    objects = overlay("cpu", settings={"NUM_CLIENTS": "3"})
+    assert find(objects, "StatefulSet", "bouquet-supernode")["spec"]["replicas"] == 3
+    assert settings_of(objects)["NUM_CLIENTS"] == "3"
+    assert [problem for rule in RULES for problem in rule(objects)] == []
+
+
+def test_changed_settings_replace_the_pods_that_read_them() -> None:
+    def settings_name(objects: list[Object]) -> str:
+        pod = find(objects, "StatefulSet", "bouquet-supernode")["spec"]["template"]["spec"]
+        return str(container(pod, "supernode")["envFrom"][0]["configMapRef"]["name"])
+
+    assert settings_name(combination("cpu")) != settings_name(overlay("cpu", settings={"ROUNDS": "6"}))
+
+
+def test_the_gpu_overlay_gives_each_client_one_gpu() -> None:
+    for name, resource in (("gpu", "nvidia.com/gpu"), ("gpu+time-slicing", "nvidia.com/gpu.shared")):
+        pod = find(combination(name), "StatefulSet", "bouquet-supernode")["spec"]["template"]["spec"]
+        limits = container(pod, "supernode")["resources"]["limits"]
+        assert {key: value for key, value in limits.items() if "nvidia" in key} == {resource: "1"}
+        assert any(toleration["key"] == "nvidia.com/gpu" for toleration in pod["tolerations"])
+    pod = find(combination("cpu"), "StatefulSet", "bouquet-supernode")["spec"]["template"]["spec"]
+    assert "nvidia" not in yaml.safe_dump(pod)
+
+
+def test_the_own_registry_serves_every_image_of_bouquet() -> None:
+    for item in combination("cpu+registry"):
+        for entry in item["spec"]["template"]["spec"]["containers"] if item["kind"] == "StatefulSet" else []:
+            assert entry["image"].startswith("registry.example.com/")
+    assert "image: bouquet-" not in yaml.safe_dump_all(combination("cpu+registry"))
+
+
+def test_the_settings_name_no_value_twice() -> None:
+    lines = (K8S / "base/settings.env").read_text().splitlines()
+    names = [line.split("=")[0] for line in lines if line and not line.startswith("#")]
+    assert len(names) == len(set(names))
+    assert len(named(combination("cpu"), "ConfigMap")) == 1
