@@ -1,0 +1,1 @@
+"""The ways to do the same work, one module each."""

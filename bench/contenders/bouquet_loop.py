@@ -1,0 +1,50 @@
+"""Bouquet's own training and evaluation in a warm process, for the arithmetic row.
+
+The ratio in the headline takes whichever loop is the faster one, so that a fast loop of Bouquet's cannot
+flatter Bouquet.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from app.learning.batches import Examples
+from app.learning.store import Split, Store
+from app.learning.training import evaluate, train
+from app.settings import RunSettings
+
+
+def loops(
+    path: Path, partitions: list[int], test_part: tuple[int, int], model: nn.Module, device: torch.device
+) -> tuple[Callable[[int, int], int], Callable[[list[int], bool], tuple[float, int]]]:
+    """(train(partition, round) -> examples, evaluate(partitions, _) -> (correct, examples) of the test part)."""
+    store = Store.open(path)
+    settings = RunSettings()
+
+    def in_memory(split: Split) -> Examples:
+        return Examples(Split(np.array(split.images), np.array(split.labels)), device)
+
+    parts = {p: (in_memory(store.partition(p).train), in_memory(store.partition(p).val)) for p in partitions}
+    number, of = test_part
+    test = in_memory(Split(store.test.images[number::of], store.test.labels[number::of]))
+
+    def train_on(partition: int, server_round: int) -> int:
+        train(
+            model,
+            parts[partition][0],
+            settings,
+            seed=1000 * server_round + partition,
+            device=device,
+            server_round=max(server_round, 1),
+        )
+        return len(parts[partition][0])
+
+    def evaluate_on(chosen: list[int], _: bool) -> tuple[float, int]:
+        for partition in chosen:
+            evaluate(model, parts[partition][1], device=device)
+        return evaluate(model, test, device=device)[1] * len(test), len(test)
+
+    return train_on, evaluate_on
