@@ -112,8 +112,8 @@ def evaluate(
 ) -> tuple[float, float]:
     """Cross-entropy and accuracy of ``model`` on ``split``, means over examples.
 
-    ``batch_size`` 0 takes what suits the device; ``settings`` decide a GPU's precision (else float32). An empty split gives (0.0, 0.0): its weight in an
-    average is 0 as well.
+    ``batch_size`` 0 takes what suits the device; ``settings`` decide a GPU's precision (else float32). An
+    empty split gives (0.0, 0.0): its weight in an average is 0 as well.
     """
     examples = split if isinstance(split, Examples) else Examples(split, device)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -138,7 +138,7 @@ def evaluate_arrays(
     exclude: Sequence[str] = (),
     settings: RunSettings | None = None,
 ) -> tuple[float, float]:
-    """Loss and accuracy of ``model`` with the weights in ``arrays``; the layers in ``exclude`` stay as they are.
+    """Loss and accuracy of ``model`` with the weights in ``arrays``; layers in ``exclude`` stay as they are.
 
     Raises ValueError when ``arrays`` are of another model.
     """
