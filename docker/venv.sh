@@ -1,0 +1,31 @@
+#!/bin/sh
+# A virtual environment with what the lock files name, hash-checked: venv.sh DIRECTORY [simulation]
+#
+# PYTHON       The Python to use, 3.11 or newer; default python3.
+# TORCH_INDEX  Take torch and torchvision from this index (https://download.pytorch.org/whl/cpu: 0.2 GB
+#              instead of the default CUDA builds' 3 GB). Their hashes are not in the lock.
+set -eu
+cd "$(dirname "$0")/.."
+venv=$1
+python=${PYTHON:-python3}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+    || { echo "venv: $python is older than 3.11: set PYTHON to a newer one" >&2; exit 2; }
+"$python" -m venv "$venv" \
+    || { echo "venv: $python has no venv module: apt-get install python3-venv" >&2; exit 2; }
+
+set -- --require-hashes -r docker/requirements.txt -r docker/dev.txt -r docker/simulation.txt
+[ -n "${TORCH_INDEX:-}" ] || set -- "$@" -r docker/torch.txt
+
+echo "Installing the locked packages into $venv" >&2
+pip="$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps"
+# uv does in seconds what takes pip minutes, but knows nothing of pip's configuration.
+uv="$venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps"
+awk '/^[a-z]/ {uv = /^uv==/} uv' docker/requirements.txt >"$venv/uv.txt"
+$pip --require-hashes -r "$venv/uv.txt"
+if $uv "$@" 2>"$venv/uv.log"; then pip=$uv; else $pip "$@"; fi
+if [ -n "${TORCH_INDEX:-}" ]; then
+    # shellcheck disable=SC2046
+    $pip --index-url "$TORCH_INDEX" $(awk '/^(torch|torchvision)==/ {print $1}' docker/torch.txt)
+fi
+$pip --no-build-isolation --editable .
