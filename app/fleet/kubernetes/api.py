@@ -37,9 +37,10 @@ class Api:
 
     def get(self, kind: str, name: str) -> Object | None:
         """One object, or None where there is none."""
-        return self._ask("GET", f"{kind}/{name}", missing_ok=True)
+        found: Object | None = self._ask("GET", f"{kind}/{name}", missing_ok=True)
+        return found
 
-    def list(self, kind: str, selector: str) -> list[Object]:
+    def select(self, kind: str, selector: str) -> list[Object]:
         """The objects with these labels."""
         answer = self._ask("GET", f"{kind}?labelSelector={urllib.parse.quote(selector)}")
         return list(answer["items"]) if answer else []

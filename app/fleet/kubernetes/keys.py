@@ -132,7 +132,7 @@ def _wait_for(look: Callable[[], str], what: str, pause_s: float) -> str:
 def _wait_for_public_keys(api: Api, count: int, pause_s: float) -> dict[str, str]:
     said: set[str] = set()
     while True:
-        found = public_keys(api.list("pods", CLIENT_LABELS), count)
+        found = public_keys(api.select("pods", CLIENT_LABELS), count)
         missing = _expected(count) - found.keys()
         if not missing:
             return found
