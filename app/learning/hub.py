@@ -31,14 +31,14 @@ def quick_hub(*, wanted: bool) -> Iterator[None]:
         # "Repo card metadata block was not found": a local folder needs none.
         logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     try:
-        if not wanted or any(before) or not _answers():
+        if not wanted or any(before) or not answers():
             datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
-def _answers() -> bool:
+def answers() -> bool:
     """Whether the hub answers within TIMEOUT_S, also where name resolution hangs."""
     import huggingface_hub
 
@@ -60,10 +60,11 @@ def _answers() -> bool:
 
 
 @contextmanager
-def readable_errors(name: str) -> Iterator[None]:
+def readable_errors(name: str, *, hub: bool) -> Iterator[None]:
     """Turn what `datasets` raises for DATASET=`name` into a UserError.
 
-    A full disk passes through as an OSError with its `errno`: what to do about it is the caller's to say.
+    For a local source a full disk passes through as an OSError with its `errno`: what to do about it is
+    the caller's to say. The `hub`'s files are kept under HF_HOME.
     """
     from datasets.exceptions import DatasetNotFoundError
 
@@ -79,8 +80,13 @@ def readable_errors(name: str) -> Iterator[None]:
     except Exception as error:
         causes = list(_causes(error))
         for cause in causes:
-            if isinstance(cause, OSError) and cause.errno in FULL:
-                raise cause from None
+            if isinstance(cause, OSError) and _is_full(cause):
+                if hub:
+                    raise UserError(
+                        f"HF_HOME: the disk is full while fetching DATASET={name}; "
+                        "free some space or set HF_HOME to a directory on a larger disk"
+                    ) from None
+                raise OSError(errno.ENOSPC, "no space left") from None
             if isinstance(cause, PermissionError):
                 raise UserError(
                     f"DATASET={name}: no permission for {cause.filename}; "
@@ -104,6 +110,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _is_full(error: OSError) -> bool:
+    # `datasets` looks at the free space beforehand and then says so without an errno.
+    return error.errno in FULL or "Not enough disk space" in str(error)
 
 
 def _choices(error: BaseException) -> str:

@@ -85,10 +85,10 @@ def prepare(
         existing = None if force else _existing(out, request, source)
         if existing is not None:
             return existing
-        _refuse_foreign_files(out)
         staging = out / _STAGING
         complete = False
         try:
+            _refuse_foreign_files(out)
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             loaded = load(

@@ -4,6 +4,8 @@ bouquet samples --partition-id 0     4 x 8 training pictures with their class na
 bouquet samples --all                how the labels are distributed over the partitions
 """
 
+import contextlib
+import io
 import os
 from pathlib import Path
 
@@ -63,15 +65,17 @@ def save_label_distribution(store: Store, file: Path) -> Path:
         ),
     )
     settings = "".join(f", {key} {value}" for key, value in manifest.partitioner_settings.items())
-    figure, _, _ = plot_label_distributions(
-        partitioner,
-        label_name="label",
-        # A legend of a hundred classes fits no page.
-        legend=len(manifest.classes) <= 20,
-        legend_title="Class",
-        figsize=(10, 5),
-        title=f"{Path(manifest.source).name}: labels per partition ({manifest.partitioner}{settings})",
-    )
+    few = len(manifest.classes) <= 20
+    with contextlib.redirect_stderr(io.StringIO()):  # the partitioner draws a progress bar
+        figure, _, _ = plot_label_distributions(
+            partitioner,
+            label_name="label",
+            cmap="tab20" if few else "nipy_spectral",
+            legend=few,
+            legend_title="Class",
+            figsize=(10, 5),
+            title=f"{Path(manifest.source).name}: labels per partition ({manifest.partitioner}{settings})",
+        )
     return _save(figure, file)
 
 

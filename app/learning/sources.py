@@ -161,7 +161,8 @@ def load(
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     if source.kind != "pictures" and classes is not None:
         raise UserError(f"classes is for an own image folder; DATASET={source.name} names its own")
-    with readable_errors(source.name), quick_hub(wanted=source.kind == "hub"):
+    on_hub = source.kind == "hub"
+    with readable_errors(source.name, hub=on_hub), quick_hub(wanted=on_hub):
         if source.kind == "pictures":
             return _load_pictures(source.path, classes)
         arguments = _load_arguments(source, scratch)
@@ -264,8 +265,8 @@ def _load_pictures(path: Path, classes: list[str] | None) -> Loaded:
         raise UserError(f"DATASET={path}: class directory {empty[0]} holds no pictures; fill or remove it")
     if classes is None and len(pictures) < 2:
         raise UserError(
-            f"DATASET={path} holds {len(pictures)} class directories; "
-            "give at least two, one directory of pictures per class"
+            f"DATASET={path} has classes: {', '.join(pictures) or 'none'}; "
+            "two or more are needed, one directory of pictures per class"
         )
     names = sorted(pictures) if classes is None else classes
     unknown = sorted(set(pictures) - set(names))
