@@ -1,9 +1,9 @@
 """The command ``bouquet``: a table of contents over the package.
 
-    bouquet up            ten clients on this machine, as plain processes
-    bouquet superlink     the server of a federation
-    bouquet supernode     one client
-    bouquet train         submit a run and show its progress
+bouquet up            ten clients on this machine, as plain processes
+bouquet superlink     the server of a federation
+bouquet supernode     one client
+bouquet train         submit a run and show its progress
 """
 
 import os
@@ -23,11 +23,40 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Clients = Annotated[int, typer.Option("--clients", "-n", envvar="NUM_CLIENTS", min=1, help="Number of clients.")]
-Data = Annotated[Path, typer.Option("--data", envvar="BOUQUET_DATA", help="The prepared data store.")]
-Rounds = Annotated[int | None, typer.Option("--rounds", "-r", envvar="ROUNDS", min=1, help="Number of rounds.")]
-Config = Annotated[str, typer.Option("--config", "-c", envvar="CONFIG", help="Run-config pairs: \"local-epochs=2\".")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Plaintext, no node authentication: loopback and tests.")]
+Clients = Annotated[
+    int, typer.Option("--clients", "-n", envvar="NUM_CLIENTS", min=1, help="Number of clients.")
+]
+Rounds = Annotated[
+    int | None, typer.Option("--rounds", "-r", envvar="ROUNDS", min=1, help="Number of rounds.")
+]
+Config = Annotated[
+    str, typer.Option("--config", "-c", envvar="CONFIG", help='Run-config pairs: "local-epochs=2".')
+]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        envvar="DATASET",
+        help="Hub name, folder, own image folder, or digits. Default: CIFAR-10, else digits.",
+    ),
+]
+Partitioner = Annotated[
+    str, typer.Option(envvar="PARTITIONER", help="iid, dirichlet, pathological, shard, linear, ...")
+]
+Alpha = Annotated[float | None, typer.Option(envvar="ALPHA", help="dirichlet: the smaller, the more uneven.")]
+ClassesPerPartition = Annotated[
+    int | None, typer.Option(envvar="CLASSES_PER_PARTITION", help="pathological.")
+]
+ShardsPerPartition = Annotated[int | None, typer.Option(envvar="SHARDS_PER_PARTITION", help="shard.")]
+Seed = Annotated[
+    int, typer.Option(envvar="DATA_SEED", min=0, help="Seed of the partitioning and the 80/20 split.")
+]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="BOUQUET_DATA", help="The prepared data store.", show_default=False),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Plaintext, no node authentication: loopback and tests.")
+]
 
 
 def say(line: str) -> None:
@@ -40,9 +69,12 @@ def superlink(
     fleet_address: Annotated[str, typer.Option(help="Where SuperNodes dial in.")] = "0.0.0.0:9092",
     control_port: Annotated[int, typer.Option(help="Port of the Control API on 127.0.0.1.")] = 8000,
     certificates: Annotated[
-        Path | None, typer.Option(envvar="BOUQUET_CERTIFICATES", help="Folder with ca.crt, server.crt, server.key.")
+        Path | None,
+        typer.Option(envvar="BOUQUET_CERTIFICATES", help="Folder with ca.crt, server.crt, server.key."),
     ] = None,
-    state: Annotated[Path | None, typer.Option(envvar="BOUQUET_STATE", help="Folder for state that survives a restart.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(envvar="BOUQUET_STATE", help="Folder for state that survives a restart.")
+    ] = None,
     insecure: Insecure = False,
 ) -> None:
     """Run the SuperLink: SuperNodes dial in, the Control API stays on loopback."""
@@ -55,10 +87,20 @@ def superlink(
 
 @app.command()
 def supernode(
-    superlink: Annotated[str, typer.Option(envvar="SUPERLINK", help="host:port of the SuperLink.")] = "127.0.0.1:9092",
+    superlink: Annotated[
+        str, typer.Option(envvar="SUPERLINK", help="host:port of the SuperLink.")
+    ] = "127.0.0.1:9092",
     ca: Annotated[Path | None, typer.Option(envvar="BOUQUET_CA", help="The federation's ca.crt.")] = None,
-    key: Annotated[Path | None, typer.Option(envvar="BOUQUET_NODE_KEY", help="This client's private key, or a folder of <partition id>.key files.")] = None,
-    health_port: Annotated[int, typer.Option(envvar="BOUQUET_HEALTH_PORT", help="Port of the gRPC health service; 0 for none.")] = 9095,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BOUQUET_NODE_KEY",
+            help="This client's private key, or a folder of <partition id>.key files.",
+        ),
+    ] = None,
+    health_port: Annotated[
+        int, typer.Option(envvar="BOUQUET_HEALTH_PORT", help="Port of the gRPC health service; 0 for none.")
+    ] = 9095,
     insecure: Insecure = False,
 ) -> None:
     """Run one client: find its partition id, dial the SuperLink, train when asked."""
@@ -73,7 +115,9 @@ def supernode(
         key=key,
         health_address=f"0.0.0.0:{health_port}" if health_port else None,
     )
-    say(f"partition-id {partition.id} of {settings.num_partitions} (from {partition.source}), {settings.threads} thread(s)")
+    say(
+        f"partition-id {partition.id} of {settings.num_partitions} (from {partition.source}), {settings.threads} thread(s)"
+    )
     node.run(settings)
 
 
@@ -85,41 +129,129 @@ def train(
     control_address: Annotated[str, typer.Option(help="host:port of the Control API.")] = "127.0.0.1:8000",
     ca: Annotated[Path | None, typer.Option(envvar="BOUQUET_CA", help="The federation's ca.crt.")] = None,
     project: Annotated[str, typer.Option(envvar="BOUQUET_PROJECT", help="Folder of the Flower app.")] = "",
+    results: Annotated[
+        Path | None, typer.Option(envvar="BOUQUET_RESULTS", help="Root of the results.")
+    ] = None,
 ) -> None:
     """Submit a run, show its progress, and exit 0 only when it finished."""
     from app.fleet import submit
+    from app.rounds.results import record_traffic
 
     values = submit.run_config_for(clients, rounds, config)
     submit.wait_for_superlink(control_address, submit.CONNECT_TIMEOUT_S)
-    done = submit.submit(submit.Submission(submit.project_folder(project), values, control_address, ca), say)
-    raise typer.Exit(0 if done else 1)
+    submission = submit.Submission(submit.project_folder(project), values, control_address, ca)
+    outcome = submit.submit(submission, say)
+    if results is not None:
+        record_traffic(results, outcome.run_id, outcome.bytes_down, outcome.bytes_up)
+    raise typer.Exit(0 if outcome.finished else 1)
 
 
 @app.command()
 def up(
-    data: Data,
+    dataset: Dataset = "",
+    partitioner: Partitioner = "iid",
+    alpha: Alpha = None,
+    classes_per_partition: ClassesPerPartition = None,
+    shards_per_partition: ShardsPerPartition = None,
+    seed: Seed = 42,
+    data: Annotated[
+        Path | None, typer.Option(envvar="BOUQUET_DATA", help="A prepared data store, in place of --dataset.")
+    ] = None,
     clients: Clients = 10,
     rounds: Rounds = None,
     config: Config = "",
-    results: Annotated[Path, typer.Option(envvar="BOUQUET_RESULTS", help="Root of the results.")] = Path("results"),
+    results: Annotated[Path, typer.Option(envvar="BOUQUET_RESULTS", help="Root of the results.")] = Path(
+        "results"
+    ),
     project: Annotated[str, typer.Option(envvar="BOUQUET_PROJECT", help="Folder of the Flower app.")] = "",
     fleet_port: Annotated[int, typer.Option(help="Port of the Fleet API; 0 picks a free one.")] = 0,
     control_port: Annotated[int, typer.Option(help="Port of the Control API; 0 picks a free one.")] = 0,
 ) -> None:
     """Run a whole federation on this machine as plain processes, and take it down again."""
     from app.fleet import launch, submit
+    from app.learning.choice import choose_dataset, prepare_by_name
     from app.learning.store import Store
+    from app.rounds.results import record_traffic
 
+    run_config = submit.run_config_for(clients, rounds, config)
+    launch.require_free_ports(fleet_port, control_port)
+    if data is None:
+        data = prepare_by_name(
+            choose_dataset(dataset, say), Path(".bouquet") / "data", num_partitions=clients, partitioner=partitioner, seed=seed,
+            alpha=alpha, classes_per_partition=classes_per_partition, shards_per_partition=shards_per_partition,
+        )  # fmt: skip
     manifest = Store.open(data).manifest
     if manifest.num_partitions != clients:
         raise UserError(
             f"BOUQUET_DATA={data} was made for {manifest.num_partitions} partitions, not NUM_CLIENTS={clients}; prepare it again"
         )
+    say(f"{clients} clients as plain processes on this machine, {manifest.source} from {data}")
     federation = launch.Federation(
-        clients, data, results, submit.project_folder(project), submit.run_config_for(clients, rounds, config),
-        fleet_port, control_port,
+        clients, data, results, submit.project_folder(project), run_config, fleet_port, control_port
+    )
+    outcome = launch.run(federation, say)
+    record_traffic(results, outcome.run_id, outcome.bytes_down, outcome.bytes_up)
+    raise typer.Exit(0 if outcome.finished else 1)
+
+
+@app.command()
+def prepare(
+    dataset: Dataset = "",
+    out: Annotated[Path, typer.Option(envvar="BOUQUET_DATA", help="Folder of the data store.")] = Path(
+        ".bouquet/data/store"
+    ),
+    clients: Clients = 10,
+    partitioner: Partitioner = "iid",
+    alpha: Alpha = None,
+    classes_per_partition: ClassesPerPartition = None,
+    shards_per_partition: ShardsPerPartition = None,
+    seed: Seed = 42,
+    subset: Annotated[str, typer.Option(help="Configuration of a hub data set that has several.")] = "",
+    image_column: Annotated[
+        str, typer.Option(help="Column of the pictures; found by itself when there is one.")
+    ] = "",
+    label_column: Annotated[str, typer.Option(help="Column of the labels; found by itself.")] = "",
+    image_size: Annotated[int | None, typer.Option(help="Edge in pixels to resize pictures to.")] = None,
+    classes: Annotated[
+        str, typer.Option(help="Class names in their order, for an own image folder: a,b,c.")
+    ] = "",
+    tolerance: Annotated[
+        int, typer.Option(envvar="TOLERANCE", help="Unreadable pictures that may be left out.")
+    ] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a store made otherwise.")] = False,
+) -> None:
+    """Read a data set once, divide it among the clients, and write the data store."""
+    from app.learning.choice import choose_dataset
+    from app.learning.prepare import prepare as prepare_store
+
+    manifest = prepare_store(
+        choose_dataset(dataset, say), out, num_partitions=clients, partitioner=partitioner, seed=seed, alpha=alpha,
+        classes_per_partition=classes_per_partition, shards_per_partition=shards_per_partition,
+        subset=subset or None, image_column=image_column or None, label_column=label_column or None,
+        image_size=image_size, classes=classes.split(",") if classes else None, tolerance=tolerance, force=force,
     )  # fmt: skip
-    raise typer.Exit(0 if launch.run(federation, say) else 1)
+    say(f"{out}: {manifest.source}, {manifest.num_partitions} partition(s), {manifest.partitioner}")
+
+
+@app.command()
+def samples(
+    data: StoreFolder = None,
+    partition_id: Annotated[int, typer.Option(help="Whose pictures.", min=0)] = 0,
+    all_partitions: Annotated[
+        bool, typer.Option("--all", help="The label distribution of every partition instead.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="PNG file to write.")] = None,
+) -> None:
+    """Save a picture of the data: 32 training pictures, or the labels of every partition."""
+    from app.learning import samples as pictures
+    from app.learning.store import Store
+
+    store = Store.open(data)
+    if all_partitions:
+        file = pictures.save_label_distribution(store, out or Path("results/labels.png"))
+    else:
+        file = pictures.save_samples(store, partition_id, out or Path(f"results/samples-{partition_id}.png"))
+    say(f"saved {file}")
 
 
 def main() -> Any:

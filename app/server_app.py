@@ -1,17 +1,19 @@
 """ServerApp: what the server does in a run (Flower loads it)."""
 
+import logging
 import os
 import time
 from pathlib import Path
 
-from flwr.app import Context
+from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from app.errors import UserError
-from app.learning.arrays import state_arrays
+from app.learning.arrays import from_record, set_arrays, state_arrays
+from app.learning.batches import Examples
 from app.learning.model import build_model
 from app.learning.store import Store
-from app.learning.training import choose_device, evaluate_arrays
+from app.learning.training import choose_device, evaluate
 from app.rounds.loop import Rounds
 from app.rounds.results import ResultsFolder, Summary, results_root
 from app.rounds.screening import read_client_names
@@ -29,6 +31,8 @@ def say(line: str) -> None:
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run all rounds and leave ``results/<run>/``."""
+    # Flower's strategies log every phase; one line a round says what a person wants to know.
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     try:
         settings = RunSettings.from_run_config(context.run_config)
         store = Store.open()
@@ -43,6 +47,7 @@ def main(grid: Grid, context: Context) -> None:
     folder = ResultsFolder(results_root(), run)
     summary = Summary(
         run=run,
+        flower_run=str(context.run_id),
         mode=os.environ.get("BOUQUET_MODE", "") or "flower",
         device="cpu",
         dataset=manifest.source,
@@ -50,16 +55,22 @@ def main(grid: Grid, context: Context) -> None:
         rounds=0,
         settings=settings.model_dump(by_alias=True),
     )
+    test = Examples(store.test, device)
+
+    def evaluate_centrally(arrays: ArrayRecord) -> tuple[float, float]:
+        set_arrays(model, from_record(arrays), settings.personal_prefixes)
+        return evaluate(model, test, device=device)
+
     registry = os.environ.get("BOUQUET_MEMBERS", "")
     rounds = Rounds(
         grid=grid,
         strategy=strategy,
         settings=settings,
-        evaluate=lambda arrays: evaluate_arrays(model, arrays, store.test, device=device),
+        evaluate=evaluate_centrally,
         folder=folder,
         summary=summary,
         names=read_client_names(Path(registry) if registry else None),
         say=say,
     )
-    rounds.run(state_arrays(model))
+    rounds.run(state_arrays(model, settings.personal_prefixes))
     say(f"finished: accuracy {summary.accuracy:.4f}, results in {folder.path}")

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from app.errors import UserError
 from app.fleet.processes import Processes
-from app.fleet.submit import Submission, submit, wait_for_superlink
+from app.fleet.submit import Outcome, Submission, submit, wait_for_superlink
 from app.settings import RunValue
 
 START_TIMEOUT_S = 120.0
@@ -53,6 +53,19 @@ def free_port() -> int:
         return port
 
 
+def require_free_ports(*ports: int) -> None:
+    """Raise UserError for a port of loopback that is taken; 0 stands for any."""
+    for port in ports:
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise UserError(
+                    f"port {port} cannot be used ({error.strerror}); choose another or leave it at 0"
+                ) from None
+
+
 def _bouquet(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "app.cli", *arguments]
 
@@ -61,26 +74,23 @@ def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def run(federation: Federation, say: Callable[[str], None]) -> bool:
-    """Start a SuperLink and the SuperNodes, train, and take everything down, whatever happens.
-
-    Returns whether the run finished as it should.
-    """
+def run(federation: Federation, say: Callable[[str], None]) -> Outcome:
+    """Start a SuperLink and the SuperNodes, train, and take everything down, whatever happens."""
     signal.signal(signal.SIGTERM, _interrupted)
     home = Path(tempfile.mkdtemp(prefix="bouquet-"))
     processes = Processes(federation.results / "logs" / time.strftime("%Y%m%d-%H%M%S"))
-    finished = False
+    outcome = None
     try:
-        finished = _run(federation, processes, home, say)
-        return finished
+        outcome = _run(federation, processes, home, say)
+        return outcome
     finally:
         processes.stop()
         shutil.rmtree(home, ignore_errors=True)
-        if not finished:
+        if outcome is None or not outcome.finished:
             say(f"the processes' logs are in {processes.logs}")
 
 
-def _run(federation: Federation, processes: Processes, home: Path, say: Callable[[str], None]) -> bool:
+def _run(federation: Federation, processes: Processes, home: Path, say: Callable[[str], None]) -> Outcome:
     fleet_port = federation.fleet_port or free_port()
     control_port = federation.control_port or free_port()
     shared = {
@@ -92,7 +102,14 @@ def _run(federation: Federation, processes: Processes, home: Path, say: Callable
     }
     superlink = processes.start(
         "superlink",
-        _bouquet("superlink", "--insecure", "--fleet-address", f"127.0.0.1:{fleet_port}", "--control-port", str(control_port)),
+        _bouquet(
+            "superlink",
+            "--insecure",
+            "--fleet-address",
+            f"127.0.0.1:{fleet_port}",
+            "--control-port",
+            str(control_port),
+        ),
         {
             **shared,
             "BOUQUET_RESULTS": str(federation.results.resolve()),
@@ -103,7 +120,9 @@ def _run(federation: Federation, processes: Processes, home: Path, say: Callable
     for number in range(federation.clients):
         processes.start(
             f"supernode-{number}",
-            _bouquet("supernode", "--insecure", "--superlink", f"127.0.0.1:{fleet_port}", "--health-port", "0"),
+            _bouquet(
+                "supernode", "--insecure", "--superlink", f"127.0.0.1:{fleet_port}", "--health-port", "0"
+            ),
             {
                 **shared,
                 "PARTITION_ID": str(number),

@@ -87,7 +87,8 @@ class Arrivals:
         """Wait until something came for one of the receivers since the snapshot ``seen``."""
         with self._changed:
             self._changed.wait_for(
-                lambda: any(self._version.get(receiver, 0) != version for receiver, version in seen.items()), timeout
+                lambda: any(self._version.get(receiver, 0) != version for receiver, version in seen.items()),
+                timeout,
             )
 
 

@@ -1,5 +1,6 @@
 """Starting processes that never outlive the one that started them."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -23,7 +24,9 @@ class Processes:
     logs: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
         """Start ``command`` with its output in ``<logs>/<name>.log``.
 
         It leads a group of its own: Ctrl-C is for the launcher, which then ends all in order.
@@ -44,7 +47,9 @@ class Processes:
 
     def ended(self) -> dict[str, int]:
         """Exit status of the processes that have ended, by name."""
-        return {name: status for name, process in self.running.items() if (status := process.poll()) is not None}
+        return {
+            name: status for name, process in self.running.items() if (status := process.poll()) is not None
+        }
 
     def last_words(self, name: str, lines: int = 3) -> str:
         """The end of a process's log."""
@@ -52,7 +57,11 @@ class Processes:
             text = (self.logs / f"{name}.log").read_text(errors="replace")
         except OSError:
             return ""
-        return " | ".join(line.strip() for line in text.splitlines() if line.strip()[:1])[-500:] if lines else text
+        return (
+            " | ".join(line.strip() for line in text.splitlines() if line.strip()[:1])[-500:]
+            if lines
+            else text
+        )
 
     def stop(self, patience_s: float = 10.0) -> None:
         """End all processes and what they started; those that do not end in time are killed."""
@@ -60,10 +69,8 @@ class Processes:
             _signal(process, signal.SIGTERM)
         deadline = time.monotonic() + patience_s
         for process in reversed(self.running.values()):
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pass
             _signal(process, signal.SIGKILL)
             process.wait()
         self.running.clear()
@@ -71,7 +78,5 @@ class Processes:
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     """Signal a process's whole group: a child that outlived its parent is still in it."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass

@@ -2,17 +2,24 @@
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.errors import UserError
 from app.fleet import flower
 from app.settings import RunSettings, RunValue, parse_run_config
 
+if TYPE_CHECKING:
+    from flwr.proto.run_pb2 import Run
+    from flwr.supercore.control import ControlHttpClient
+
 CONNECT_TIMEOUT_S = 120.0
+_EMPTY = re.compile(r"(\x1b\[\d+m|\s|INFO|:)*")  # a blank line of Flower's logger
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,9 @@ def run_config_for(clients: int, rounds: int | None, extra: str) -> dict[str, Ru
         ("min-evaluate-nodes", settings.min_evaluate_nodes),
     ):
         if minimum > clients:
-            raise UserError(f"{name}={minimum} is more than the {clients} clients there are; lower it or raise NUM_CLIENTS")
+            raise UserError(
+                f"{name}={minimum} is more than the {clients} clients there are; lower it or raise NUM_CLIENTS"
+            )
     if "fraction-train" in values and "min-train-nodes" not in parse_run_config(extra):
         # A fraction that the person chose is not to be overruled by the minimum derived above.
         values["min-train-nodes"] = max(1, int(clients * settings.fraction_train))
@@ -66,7 +75,7 @@ def run_config_for(clients: int, rounds: int | None, extra: str) -> dict[str, Ru
 
 
 @contextmanager
-def control(address: str, ca: Path | None) -> Iterator["ControlHttpClient"]:  # noqa: F821
+def control(address: str, ca: Path | None) -> Iterator["ControlHttpClient"]:
     """Flower's client of the Control API, closed at the end."""
     from flwr.cli.utils import CliClientHttpInterceptor  # type: ignore[attr-defined]
     from flwr.supercore.control import ControlHttpClient
@@ -100,12 +109,31 @@ def wait_for_superlink(address: str, timeout_s: float, alive: Callable[[], bool]
             return
         except OSError:
             if not alive() or time.monotonic() > deadline:
-                raise UserError(f"no SuperLink answers at {address}; start it (bouquet superlink) or look at its log") from None
+                raise UserError(
+                    f"no SuperLink answers at {address}; start it (bouquet superlink) or look at its log"
+                ) from None
             time.sleep(0.05)
 
 
-def submit(submission: Submission, say: Callable[[str], None]) -> bool:
-    """Submit the run, pass its log on to ``say``, and return whether it finished as it should.
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        finished: it went through to its end.
+        run_id: Flower's id of the run.
+        bytes_down: bytes that the SuperLink sent to the SuperNodes for this run, as it counted them.
+        bytes_up: bytes that it received from them.
+    """
+
+    finished: bool
+    run_id: int
+    bytes_down: int
+    bytes_up: int
+
+
+def submit(submission: Submission, say: Callable[[str], None]) -> Outcome:
+    """Submit the run, pass its log on to ``say``, and return how it ended.
 
     An interruption (Ctrl-C) stops the run on the SuperLink.
     """
@@ -135,21 +163,23 @@ def submit(submission: Submission, say: Callable[[str], None]) -> bool:
             with suppress(Exception):
                 client.StopRun(StopRunRequest(run_id=answer.run_id))
             raise
-        status, sub_status, details = _status(client, answer.run_id)
-    if (status, sub_status) == ("finished", "completed"):
-        return True
-    say(f"error: the run ended as {status}:{sub_status} {details}".rstrip())
-    return False
+        run = _run(client, answer.run_id)
+    finished = run.status.sub_status == "completed"
+    if not finished:
+        say(
+            f"error: the run ended as {run.status.status}:{run.status.sub_status} {run.status.details}".rstrip()
+        )
+    return Outcome(finished, answer.run_id, run.bytes_sent, run.bytes_recv)
 
 
-def _status(client: "ControlHttpClient", run_id: int) -> tuple[str, str, str]:  # type: ignore[name-defined]  # noqa: F821
+def _run(client: "ControlHttpClient", run_id: int) -> "Run":
+    """What the SuperLink knows of the run."""
     from flwr.proto.control_pb2 import ListRunsRequest
 
-    run = client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
-    return run.status.status, run.status.sub_status, run.status.details
+    return client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
 
 
-def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]) -> None:
     """Pass the ServerApp's output on, line by line, until the run has ended."""
     from flwr.proto.control_pb2 import StreamLogsRequest
 
@@ -159,9 +189,9 @@ def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]
             latest = max(latest, part.latest_timestamp)
             *lines, rest = (rest + part.log_output).split("\n")
             for line in lines:
-                if line.strip():
+                if not _EMPTY.fullmatch(line):
                     say(line)
-        if _status(client, run_id)[0] == "finished":
+        if _run(client, run_id).status.status == "finished":
             break
         time.sleep(0.2)
     if rest.strip():

@@ -66,7 +66,9 @@ def run(settings: SuperLinkSettings) -> None:
     """
     host, _, port = settings.fleet_address.rpartition(":")
     if not port.isdigit():
-        raise UserError(f"--fleet-address={settings.fleet_address!r} has no port; write host:port, such as 0.0.0.0:9092")
+        raise UserError(
+            f"--fleet-address={settings.fleet_address!r} has no port; write host:port, such as 0.0.0.0:9092"
+        )
     _require_free(host.strip("[]") or "0.0.0.0", int(port), "--fleet-address")
     _require_free("127.0.0.1", settings.control_port, "--control-port")
     if settings.certificates is not None:

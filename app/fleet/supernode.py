@@ -80,7 +80,11 @@ def _run_stock(settings: SuperNodeSettings, reason: str) -> None:
 
     if settings.allowed_apps:
         raise UserError(f"BOUQUET_ALLOWED_APPS cannot be honoured: the warm path did not start ({reason})")
-    log(WARNING, "Every message starts a new Python process: the warm path did not start (%s). Same results, slower.", reason)
+    log(
+        WARNING,
+        "Every message starts a new Python process: the warm path did not start (%s). Same results, slower.",
+        reason,
+    )
     command = shutil.which("flower-supernode") or str(Path(sys.executable).with_name("flower-supernode"))
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     os.execv(command, ["flower-supernode", *arguments(settings)])
@@ -100,7 +104,7 @@ def run(settings: SuperNodeSettings) -> None:
     if os.environ.get("BOUQUET_WARM", "1") == "0":
         _run_stock(settings, "BOUQUET_WARM=0")
 
-    from app.fleet import waiting
+    from app.fleet import model_cache, waiting
     from app.fleet.warm import executor as warm
 
     if reason := warm.unsupported():
@@ -120,13 +124,13 @@ def run(settings: SuperNodeSettings) -> None:
     except warm.WarmStartError as error:
         _run_stock(settings, str(error) or "the warm parent ended")
 
+    from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
     from flwr.supercore.object_store import ObjectStoreFactory
     from flwr.supernode import start_client_internal as internal
     from flwr.supernode.nodestate import NodeStateFactory
 
-    from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
-
     warm.install(executor)
+    model_cache.install(internal)
     waiting.install(internal)
     waiting.wait_for_port(settings.superlink)
     try:

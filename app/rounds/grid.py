@@ -36,7 +36,9 @@ class OrderedGrid:
 
     def get_node_ids(self) -> list[int]:
         """The connected nodes, ordered by partition id where it is known."""
-        return sorted(self._grid.get_node_ids(), key=lambda node: (self.partition_of.get(node, 1 << 62), node))
+        return sorted(
+            self._grid.get_node_ids(), key=lambda node: (self.partition_of.get(node, 1 << 62), node)
+        )
 
 
 @dataclass

@@ -79,7 +79,9 @@ class Rounds:
         begun = time.monotonic()
         trained, arrays, train_loss = self._train(server_round, arrays)
         central: list[float] = []
-        evaluated = self._evaluate_with_clients(server_round, arrays, lambda: central.extend(self.evaluate(arrays)))
+        evaluated = self._evaluate_with_clients(
+            server_round, arrays, lambda: central.extend(self.evaluate(arrays))
+        )
         loss, accuracy = central
         self.summary.rounds, self.summary.loss, self.summary.accuracy = server_round, loss, accuracy
         self.summary.accuracy_per_round.append(round(accuracy, 6))
@@ -93,7 +95,9 @@ class Rounds:
 
     def _train(self, server_round: int, arrays: ArrayRecord) -> tuple[int, ArrayRecord, float | None]:
         messages = self.strategy.configure_train(server_round, arrays, ConfigRecord(), self._ordered)
-        came = exchange(self.grid, messages, timeout=self.settings.round_timeout, dtype=self.settings.update_dtype)
+        came = exchange(
+            self.grid, messages, timeout=self.settings.round_timeout, dtype=self.settings.update_dtype
+        )
         accepted, rejected = screen(came.replies, arrays, seen_examples=self._seen_examples, names=self.names)
         self._note_failures(server_round, "train", came, rejected)
         accepted.sort(key=self._partition)
@@ -104,7 +108,9 @@ class Rounds:
         averaged, metrics = self.strategy.aggregate_train(server_round, accepted)
         return len(accepted), averaged if averaged is not None else arrays, _value(metrics, "train_loss")
 
-    def _evaluate_with_clients(self, server_round: int, arrays: ArrayRecord, meanwhile: Callable[[], None]) -> int:
+    def _evaluate_with_clients(
+        self, server_round: int, arrays: ArrayRecord, meanwhile: Callable[[], None]
+    ) -> int:
         messages = self.strategy.configure_evaluate(server_round, arrays, ConfigRecord(), self._ordered)
         came = exchange(self.grid, messages, timeout=self.settings.round_timeout, meanwhile=meanwhile)
         accepted, rejected = screen_evaluation(came.replies, names=self.names)
@@ -154,7 +160,9 @@ class Rounds:
             if phase == "train" and metrics.get("on-gpu"):
                 self.summary.device = "cuda"
 
-    def _note_failures(self, server_round: int, phase: str, came: Exchange, rejected: list[Rejection]) -> None:
+    def _note_failures(
+        self, server_round: int, phase: str, came: Exchange, rejected: list[Rejection]
+    ) -> None:
         self._bytes.append((sum(came.bytes_down.values()), sum(came.bytes_up.values())))
         failures: list[dict[str, Any]] = [
             {"client": rejection.client, "node_id": rejection.node_id, "reason": rejection.reason}
@@ -169,8 +177,12 @@ class Rounds:
         ]
         for failure in failures:
             partition = self._ordered.partition_of.get(failure["node_id"])
-            self.summary.failures.append({"round": server_round, "phase": phase, "partition_id": partition, **failure})
-            self.say(f"round {server_round}: {phase} goes on without {failure['client']}: {failure['reason']}")
+            self.summary.failures.append(
+                {"round": server_round, "phase": phase, "partition_id": partition, **failure}
+            )
+            self.say(
+                f"round {server_round}: {phase} goes on without {failure['client']}: {failure['reason']}"
+            )
 
     def _record_bytes(self, clients: int) -> None:
         rounds = max(1, len(self.summary.round_s))
@@ -180,4 +192,8 @@ class Rounds:
 
 def _value(metrics: MetricRecord | None, name: str) -> float | None:
     value = metrics.get(name) if metrics is not None else None
-    return float(value) if isinstance(value, int | float) else (fmean(value) if isinstance(value, list) and value else None)
+    return (
+        float(value)
+        if isinstance(value, int | float)
+        else (fmean(value) if isinstance(value, list) and value else None)
+    )

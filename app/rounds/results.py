@@ -22,10 +22,12 @@ HISTORY_COLUMNS = (
 class Summary:
     """``summary.json``. Times in seconds; accuracy and loss of the global model on the test split.
 
-    ``bytes_per_client_and_round`` are the records sent to and received from a client in a mean round.
+    ``bytes_per_client_and_round`` are the records sent to and received from a client in a mean round; once
+    the run has ended, what the SuperLink counted on the wire (:func:`record_traffic`).
     """
 
     run: str
+    flower_run: str
     mode: str
     device: str
     dataset: str
@@ -80,7 +82,9 @@ class ResultsFolder:
     def write_model(self, arrays: ArrayRecord) -> None:
         """Write ``model.safetensors``: the global model under its state-dict names."""
         aside = self.path / ".model.safetensors"
-        tensors: Mapping[str, np.ndarray] = {name: np.ascontiguousarray(array.numpy()) for name, array in arrays.items()}
+        tensors: Mapping[str, np.ndarray] = {
+            name: np.ascontiguousarray(array.numpy()) for name, array in arrays.items()
+        }
         save_file(dict(tensors), aside)
         aside.replace(self.path / "model.safetensors")
 
@@ -92,3 +96,18 @@ def _short(value: Any) -> Any:
 def results_root() -> Path:
     """``BOUQUET_RESULTS``, or ``results`` here."""
     return Path(os.environ.get(RESULTS_VARIABLE, "") or "results")
+
+
+def record_traffic(root: Path, run_id: int, bytes_down: int, bytes_up: int) -> None:
+    """Put the bytes that the SuperLink counted for a run into its ``summary.json``, per client and round."""
+    for file in root.glob("*/summary.json"):
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        if summary.get("flower_run") != str(run_id) or not summary["rounds"]:
+            continue
+        share = summary["num_clients"] * summary["rounds"]
+        summary["bytes_per_client_and_round"] = {
+            "down": round(bytes_down / share),
+            "up": round(bytes_up / share),
+        }
+        write_aside(file, json.dumps(summary, indent=2) + "\n")
+        return

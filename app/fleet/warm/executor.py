@@ -208,7 +208,11 @@ class WarmExecutor:
 
     def _worker_for(self, run: Run, peer: _Peer) -> _Peer:
         key = (run.fab_hash, run.run_id)
-        if self._worker and self._worker[0] == key and not select.select([self._worker[1].control], [], [], 0)[0]:
+        if (
+            self._worker
+            and self._worker[0] == key
+            and not select.select([self._worker[1].control], [], [], 0)[0]
+        ):
             return self._worker[1]
         if self._worker:
             self._worker[1].control.close()
@@ -373,7 +377,12 @@ def unsupported() -> str:
         ),
         NodeState: ("get_task_by_token", "get_run_series_context", "get_messages", "finish_task"),
     }  # fmt: skip
-    missing = [f"{owner.__name__}.{name}" for owner, names in wanted.items() for name in names if not hasattr(owner, name)]
+    missing = [
+        f"{owner.__name__}.{name}"
+        for owner, names in wanted.items()
+        for name in names
+        if not hasattr(owner, name)
+    ]
     return f"flwr lacks {', '.join(missing)}" if missing else ""
 
 
