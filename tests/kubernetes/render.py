@@ -68,9 +68,12 @@ def kustomize(folder: Path) -> list[Object]:
 
 
 def overlay(
-    base: str, components: Sequence[str] = (), settings: Mapping[str, str] | None = None
+    base: str,
+    components: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> list[Object]:
-    """What a site's own overlay on top of `base` renders to; `settings` as its three values."""
+    """What a site's own overlay on top of `base` renders to, with its `settings` and image `tags`."""
     with tempfile.TemporaryDirectory() as folder:
         # Kustomize takes no absolute paths, and follows links before it counts the dots.
         up = os.path.relpath(K8S.resolve(), Path(folder).resolve())
@@ -81,6 +84,8 @@ def overlay(
             "resources": [f"{up}/overlays/{base}"],
             "components": [f"{up}/components/{name}" for name in components],
         }
+        if tags:
+            kustomization["images"] = [{"name": name, "newTag": tag} for name, tag in tags.items()]
         if settings:
             kustomization["configMapGenerator"] = [
                 {

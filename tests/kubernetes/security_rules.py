@@ -252,6 +252,8 @@ def certificates(objects: list[Object]) -> list[str]:
     for item in server:
         if "bouquet-superlink" not in item["spec"].get("dnsNames", []):
             problems.append(f"{title(item)}: not for bouquet-superlink")
+        if "127.0.0.1" not in item["spec"].get("ipAddresses", []):
+            problems.append(f"{title(item)}: not for the Control API on loopback")
         if "server auth" not in item["spec"].get("usages", []):
             problems.append(f"{title(item)}: not for a server")
     return problems
