@@ -48,9 +48,8 @@ def privacy_mod(message: Message, context: Context, call_next: ClientAppCallable
         # Flower draws the noise from numpy's global state, which every fork of a warm process inherits:
         # the same noise twice would cancel out.
         np.random.seed()
-        mod = LocalDpMod(
-            settings.clipping_norm, settings.local_sensitivity, settings.local_epsilon, settings.privacy_delta
-        )
+        sensitivity = settings.local_sensitivity or 2 * settings.clipping_norm
+        mod = LocalDpMod(settings.clipping_norm, sensitivity, settings.local_epsilon, settings.privacy_delta)
         return mod(message, context, call_next)
     if settings.clipping_side == "client" and settings.privacy == "central-fixed":
         return fixedclipping_mod(message, context, call_next)

@@ -111,9 +111,9 @@ class RunSettings(BaseModel):
     clip_norm_lr: PositiveFloat = 0.2  # central-adaptive
     clipped_count_stddev: NonNegative = 0.0  # central-adaptive; 0: from the number of clients
     privacy_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    max_epsilon: NonNegative = 0.0  # central-fixed: stop before the budget is spent; 0: no limit
+    max_epsilon: NonNegative = 0.0  # central: stop before the budget is exceeded; 0: no limit
     local_epsilon: PositiveFloat = 10.0  # local: budget of one round
-    local_sensitivity: NonNegative = 0.0001  # local: as Flower's LocalDpMod defines it
+    local_sensitivity: NonNegative = 0.0  # local; 0: 2 * clipping-norm, the most two updates can differ
 
     @field_validator("personal_layers")
     @classmethod
@@ -131,6 +131,15 @@ class RunSettings(BaseModel):
             raise ValueError(
                 f"num-malicious-nodes={self.num_malicious_nodes} with strategy {self.strategy} needs "
                 f"min-train-nodes of at least {needed}, not {self.min_train_nodes}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_where_it_counts(self) -> Self:
+        if self.privacy.startswith("central") and self.strategy not in ("fedavg", "fedprox"):
+            # Flower adds the noise to what the strategy returns; only of an average is the sensitivity known.
+            raise ValueError(
+                f"privacy={self.privacy!r} needs strategy fedavg or fedprox, not {self.strategy!r}"
             )
         return self
 
