@@ -50,7 +50,7 @@ def build_model(name: str, shape: tuple[int, int, int], num_classes: int) -> nn.
     """The model `name` for pictures of `shape` (channels, height, width).
 
     `cnn` is the tutorial's; any other name is a classifier of torchvision. ResNets get the usual stem
-    for small pictures (3×3, no pooling), as Bouquet gives them.
+    for small pictures (3x3, no pooling), as Bouquet gives them.
     """
     if name == TUTORIAL_MODEL:
         return Net(shape, num_classes)
@@ -88,7 +88,7 @@ def train_epoch(model: nn.Module, examples: Examples, seed: int) -> float:
     order = order.to(examples.labels.device)
     model.train()
     total = torch.zeros((), device=examples.labels.device)
-    batches = order.split(BATCH_SIZE)
+    batches = torch.split(order, BATCH_SIZE)
     for batch in batches:
         optimizer.zero_grad()
         loss = functional.cross_entropy(model(examples.images[batch]), examples.labels[batch])
@@ -103,9 +103,9 @@ def evaluate(model: nn.Module, examples: Examples) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over the examples."""
     model.eval()
     loss, correct = 0.0, 0
-    for images, labels in zip(
-        examples.images.split(EVALUATION_BATCH), examples.labels.split(EVALUATION_BATCH), strict=True
-    ):
+    for start in range(0, len(examples), EVALUATION_BATCH):
+        images = examples.images[start : start + EVALUATION_BATCH]
+        labels = examples.labels[start : start + EVALUATION_BATCH]
         output = model(images)
         loss += float(functional.cross_entropy(output, labels, reduction="sum"))
         correct += int((output.argmax(1) == labels).sum())

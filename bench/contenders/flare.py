@@ -46,7 +46,7 @@ class Flare:
         (scratch / "home").mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         with Processes(scratch, env) as processes:
-            command = [
+            command: list[str | Path] = [
                 *(self.environment.python, "-m", "bench.flare.federation"),
                 *("--workspace", scratch, "--port", str(free_ports(1)[0])),
                 *("--clients", str(workload.clients), "--rounds", str(workload.rounds)),

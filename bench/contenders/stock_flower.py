@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -74,7 +75,7 @@ def submit(processes: Processes, workload: Workload, port: int, extra: Sequence[
         )
     times = [float(report["time"]) for report in reports]
     return Measurement(
-        round_s=[after - before for before, after in zip(times, times[1:], strict=False)],
+        round_s=[after - before for before, after in pairwise(times)],
         accuracy=float(reports[-1]["accuracy"]),
         run_s=run_s,
     )

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The quickstart's ClientApp."""
 
 from typing import cast
@@ -38,7 +39,7 @@ def train(msg: Message, context: Context) -> Message:
     )
 
     model_record = ArrayRecord(model.state_dict())
-    metrics = {"train_loss": train_loss, "num-examples": len(trainloader.dataset)}  # type: ignore[arg-type]
+    metrics = {"train_loss": train_loss, "num-examples": len(trainloader.dataset)}
     content = RecordDict({"arrays": model_record, "metrics": MetricRecord(metrics)})
     return Message(content=content, reply_to=msg)
 
@@ -58,6 +59,6 @@ def evaluate(msg: Message, context: Context) -> Message:
     metrics = {
         "eval_loss": eval_loss,
         "eval_acc": eval_acc,
-        "num-examples": len(valloader.dataset),  # type: ignore[arg-type]
+        "num-examples": len(valloader.dataset),
     }
     return Message(content=RecordDict({"metrics": MetricRecord(metrics)}), reply_to=msg)

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The quickstart's ServerApp. The line it prints per round is what the benchmark times."""
 
 import json

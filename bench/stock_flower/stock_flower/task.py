@@ -40,7 +40,7 @@ class Net(nn.Module):
 
 
 def build_model(name: str) -> nn.Module:
-    """The quickstart's CNN, or a ResNet with the stem for 32×32 pictures."""
+    """The quickstart's CNN, or a ResNet with the stem for 32x32 pictures."""
     if name == "cnn":
         return Net()
     model = models.get_model(name, weights=None, num_classes=10)

@@ -1,0 +1,139 @@
+"""Bouquet itself: `bouquet up` in plain processes, and `make run` in containers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bench.contenders.contract import Measurement, Workload
+from bench.contenders.stock_flower import TIMEOUT_PER_ROUND_S
+from bench.environments import ROOT
+from bench.processes import BenchError, Processes, free_ports
+
+
+def read_summary(results: Path, rounds: int) -> dict[str, Any]:
+    """`summary.json` of the latest run under `results`, checked for being complete."""
+    file = results / "latest" / "summary.json"
+    try:
+        summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"no summary of the run in {file}: {error}") from None
+    if len(summary["round_s"]) != rounds or summary.get("failures"):
+        raise BenchError(f"the run is incomplete or had failures; see {file}")
+    return summary
+
+
+def up_command(workload: Workload, results: Path, config: str = "") -> list[str]:
+    """The command for a federation of plain processes."""
+    settings = f"fraction-evaluate={workload.fraction_evaluate} model='{workload.model}' {config}".strip()
+    return [
+        *(sys.executable, "-m", "app.cli", "up"),
+        *("--data", str(workload.store), "--results", str(results), "--project", str(ROOT)),
+        *("--clients", str(workload.clients), "--rounds", str(workload.rounds), "--config", settings),
+    ]
+
+
+class Up:
+    """`bouquet up`: SuperLink, ten SuperNodes and the run, as plain processes."""
+
+    key = "bouquet"
+    title = "Bouquet, plain processes"
+
+    def missing(self, workload: Workload) -> str:
+        """Always here."""
+        return ""
+
+    def measure(self, workload: Workload, scratch: Path) -> Measurement:
+        """Run the command; times of the rounds come from its summary."""
+        started = time.monotonic()
+        with Processes(scratch, {"PYTHONPATH": str(ROOT)}) as processes:
+            command = up_command(workload, scratch / "results")
+            for _ in processes.run("up", command, TIMEOUT_PER_ROUND_S * (workload.rounds + 1), cwd=ROOT):
+                pass
+        command_s = time.monotonic() - started
+        summary = read_summary(scratch / "results", workload.rounds)
+        return Measurement(
+            round_s=summary["round_s"],
+            accuracy=summary["accuracy"],
+            # It submits before its clients are up, so the whole command is what a person waits for.
+            run_s=command_s,
+            command_s=command_s,
+            note=f"{summary['wall_s']:.1f} s of it in the ServerApp",
+        )
+
+
+class Containers:
+    """`make run MODE=compose-cpu`, or `compose-gpu` where there is a GPU. Images are built beforehand."""
+
+    key = "compose"
+
+    def __init__(self, gpu: bool) -> None:
+        self.mode = "compose-gpu" if gpu else "compose-cpu"
+        self.title = f"Bouquet, containers ({self.mode})"
+
+    def missing(self, workload: Workload) -> str:
+        """Needs Docker with Compose, and make."""
+        if not (ROOT / "Makefile").exists() or shutil.which("make") is None:
+            return "no make or Makefile"
+        if shutil.which("docker") is None:
+            return "Docker is not installed"
+        for probe in (["docker", "info"], ["docker", "compose", "version"]):
+            try:
+                done = subprocess.run(probe, capture_output=True, timeout=60)
+            except subprocess.TimeoutExpired:
+                return f"`{' '.join(probe)}` does not answer"
+            if done.returncode:
+                return f"`{' '.join(probe)}` fails: no Docker daemon in reach, or no Compose"
+        if not workload.folder.is_dir():
+            return "the data set is no folder"
+        return ""
+
+    def measure(self, workload: Workload, scratch: Path) -> Measurement:
+        """One `make run`, in a Compose project of its own that is removed afterwards."""
+        (port,) = free_ports(1)
+        project = f"bouquet-bench-{os.getpid()}"
+        env = {
+            "COMPOSE_PROJECT_NAME": project,
+            "FLEET_PORT": str(port),
+            "FLEET_BIND": "127.0.0.1",
+            "RESULTS": str(scratch / "results"),
+        }
+        settings = f"fraction-evaluate={workload.fraction_evaluate} model='{workload.model}'"
+        variables = [
+            f"MODE={self.mode}",
+            f"ROUNDS={workload.rounds}",
+            f"CLIENTS={workload.clients}",
+            f"DATASET={workload.folder}",
+            f"CONFIG={settings}",
+            f"RESULTS={scratch / 'results'}",
+        ]
+        started = time.monotonic()
+        with Processes(scratch, env) as processes:
+            try:
+                command = ["make", "--no-print-directory", "run", *variables]
+                for _ in processes.run(
+                    "make", command, TIMEOUT_PER_ROUND_S * (workload.rounds + 2), cwd=ROOT
+                ):
+                    pass
+                command_s = time.monotonic() - started
+            finally:
+                _remove(project)
+        summary = read_summary(scratch / "results", workload.rounds)
+        return Measurement(
+            round_s=summary["round_s"],
+            accuracy=summary["accuracy"],
+            run_s=command_s,
+            command_s=command_s,
+            note=f"{summary['wall_s']:.1f} s of it in the ServerApp",
+        )
+
+
+def _remove(project: str) -> None:
+    command = ["docker", "compose", "--profile", "*", "-p", project, "down", "--volumes", "--timeout", "5"]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, cwd=ROOT, capture_output=True, timeout=180)
