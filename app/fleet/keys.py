@@ -5,7 +5,9 @@ file's name and what to do about it.
 """
 
 import base64
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,7 +67,7 @@ def make_node_key(path: Path, *, comment: str = "") -> NodeKey:
                 ),
                 PRIVATE,
             )
-        public_key = load_node_key(path).public_key()
+        _, public_key = load_node_key(path)
         public_path = path.with_name(path.name + ".pub")
         text = f"{_openssh(public_key)} {comment}".strip()
         if made or not public_path.exists():
@@ -73,8 +75,13 @@ def make_node_key(path: Path, *, comment: str = "") -> NodeKey:
         return NodeKey(path, public_path, public_path.read_text().strip(), fingerprint(public_key), made)
 
 
-def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Return a client's private key; UserError if it is missing, exposed, encrypted or of another kind."""
+def make_node_keys(directory: Path, count: int) -> list[NodeKey]:
+    """Make `<partition id>.key` for clients 0 to `count` - 1 that share this host. Raises UserError."""
+    return [make_node_key(directory / f"{number}.key", comment=f"client-{number}") for number in range(count)]
+
+
+def load_node_key(path: Path) -> tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]:
+    """Return a client's key pair; UserError if it is missing, exposed, encrypted or of another kind."""
     content = read_private(path, "node key")
     try:
         key = serialization.load_ssh_private_key(content, password=None)
@@ -84,7 +91,7 @@ def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
         ) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise UserError(f"node key {path} is no elliptic-curve key: make one with `bouquet node-key`")
-    return key
+    return key, key.public_key()
 
 
 def load_public_key(path: Path) -> ec.EllipticCurvePublicKey:
@@ -113,8 +120,10 @@ def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     return "SHA256:" + base64.b64encode(digest.finalize()).decode().rstrip("=")
 
 
-def check_client_identity(ca: Path, key: Path, *, now: datetime | None = None) -> list[str]:
+def check_client_identity(ca: Path, key: Path | None, *, now: datetime | None = None) -> list[str]:
     """Look at a client's files before it dials. Returns warnings; raises UserError."""
+    if key is None:
+        raise UserError("BOUQUET_NODE_KEY (--key) is not set: give the file that `bouquet node-key` made")
     certificate = load_certificate(ca, "CA certificate")
     _check_dates(certificate, ca, "ask the server's operator for the new ca.crt", now)
     if not _is_ca(certificate):
@@ -154,6 +163,23 @@ def check_server_identity(
             + " ".join(f"--name {name}" for name in missing)
         )
     return expiry_warnings([directory / "ca.crt", file], now=now)
+
+
+def watch_expiry(files: Iterable[Path], say: Callable[[str], None], interval_s: float = 86_400.0) -> None:
+    """Say the warnings of `expiry_warnings` now and every `interval_s` seconds, in the background."""
+    watched = tuple(files)
+
+    def watch() -> None:
+        while True:
+            try:
+                lines = expiry_warnings(watched)
+            except UserError as error:
+                lines = [str(error)]
+            for line in lines:
+                say(line)
+            time.sleep(interval_s)
+
+    threading.Thread(target=watch, name="certificate-expiry", daemon=True).start()
 
 
 def expiry_warnings(files: Iterable[Path], *, now: datetime | None = None) -> list[str]:
