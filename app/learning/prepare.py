@@ -130,8 +130,11 @@ def prepare(
 
 def _existing(out: Path, request: str, source: str) -> Manifest | None:
     """The manifest in `out` if it answers `request` and every array is there; None if there is none."""
-    if not (out / MANIFEST).exists():
-        return None
+    try:
+        if not (out / MANIFEST).exists():
+            return None
+    except OSError as error:
+        raise _writing_failed(out, error) from None
     try:
         store = Store.open(out)
         if store.manifest.request == request:

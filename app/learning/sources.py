@@ -17,6 +17,7 @@ import numpy as np
 
 from app.errors import UserError
 from app.learning.columns import find_columns, label_values
+from app.learning.folders import class_directories, files_in, pictures_in
 from app.learning.hub import one_line, quick_hub, readable_errors
 from app.learning.partitioners import MIN_PARTITION_SIZE, PartitionerSettings
 
@@ -62,7 +63,7 @@ class Source:
         if self.kind in ("hub", "digits"):
             return self.name
         digest = hashlib.sha256()
-        for file in [self.path] if self.path.is_file() else _files(self.path):
+        for file in [self.path] if self.path.is_file() else files_in(self.path):
             name = file.name if file == self.path else file.relative_to(self.path).as_posix()
             digest.update(f"{name}\0{file.stat().st_size}\0".encode())
         return f"{self.kind}:{digest.hexdigest()}"
@@ -105,41 +106,18 @@ def find(name: str) -> Source:
 
 def _kind_of_folder(path: Path) -> Literal["folder", "pictures"]:
     try:
-        files = _files(path)
+        files = files_in(path)
     except OSError as error:
-        raise UserError(f"DATASET={path} cannot be read: {error.strerror}") from None
+        raise UserError(f"DATASET={path} cannot be read: {error.strerror} ({error.filename})") from None
     if any(file.suffix.lower() in _DATA_FILES for file in files):
         return "folder"
-    directories = [entry.name for entry in class_directories(path)]
-    if not files or (not directories and not pictures_in(path)):
+    directories = [directory.name for directory in class_directories(path)]
+    if not directories and not pictures_in(path):
         raise UserError(
             f"DATASET={path} holds no data; give a folder with Parquet files, or one directory of "
             "pictures per class"
         )
     return "folder" if directories and all(name.lower() in _SPLITS for name in directories) else "pictures"
-
-
-def _files(path: Path) -> list[Path]:
-    """Every file under `path` but hidden ones, sorted."""
-    found = (file for file in path.rglob("*") if not _hidden(file.relative_to(path)))
-    return sorted(file for file in found if file.is_file())
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
-
-
-def class_directories(path: Path) -> list[Path]:
-    """The directories directly under `path`, sorted by name, without hidden ones."""
-    return sorted(d for d in path.iterdir() if d.is_dir() and not _hidden(d.relative_to(path)))
-
-
-def pictures_in(path: Path) -> list[Path]:
-    """The files under `path` that are named like pictures, sorted."""
-    from PIL import Image
-
-    suffixes = Image.registered_extensions()
-    return [file for file in _files(path) if file.suffix.lower() in suffixes]
 
 
 def load(

@@ -181,8 +181,21 @@ def test_corrupt_pictures_in_parquet_are_counted_too(tmp_path: Path) -> None:
         prepared(tmp_path / "train.parquet", tmp_path)
 
 
+def test_linked_class_directories_are_followed(tmp_path: Path) -> None:
+    elsewhere = image_folder(tmp_path / "elsewhere", {"x": 10})
+    root = image_folder(tmp_path / "own", {"cat": 10})
+    (root / "dog").symlink_to(elsewhere / "x")
+    (root / "dog" / "loop").symlink_to(elsewhere / "x")
+    manifest = prepared(root, tmp_path)
+    assert manifest.classes == ["cat", "dog"] and manifest.counts[0].train == 16
+
+
 def empty(root: Path) -> None:
     root.mkdir()
+
+
+def empty_directory(root: Path) -> None:
+    (root / "data").mkdir(parents=True)
 
 
 def one_class(root: Path) -> None:
@@ -237,6 +250,7 @@ def ambiguous_labels(root: Path) -> None:
     ("make", "message"),
     [
         (empty, "holds no data; give a folder with Parquet files, or one directory of pictures per class"),
+        (empty_directory, "class directory data holds no pictures; fill or remove it"),
         (one_class, "has classes: cat; two or more are needed"),
         (no_class, "has classes: none; two or more are needed"),
         (empty_class, "class directory dog holds no pictures"),
