@@ -1,6 +1,7 @@
 """Render the manifests as `kubectl apply -k` would."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -45,14 +46,14 @@ def missing(reason: str) -> None:
 
 @cache
 def _command() -> tuple[str, ...]:
-    # Kustomize 5 came with kubectl 1.27; older ones know no components or `labels`.
-    for command, version in (
-        (("kubectl", "kustomize"), ("kubectl", "version", "--client", "--output=yaml")),
-        (("kustomize", "build"), ("kustomize", "version")),
+    # Kustomize 5 came with kubectl 1.27. Debian's kustomize 5 calls itself (devel).
+    for command, version, good in (
+        (("kubectl", "kustomize"), ("kubectl", "version", "--client"), r"Kustomize Version: v[5-9]"),
+        (("kustomize", "build"), ("kustomize", "version"), r"v[5-9]\.|devel"),
     ):
         if shutil.which(command[0]):
             answer = subprocess.run(version, capture_output=True, text=True).stdout
-            if "v5." in answer:
+            if re.search(good, answer):
                 return command
     return ()
 

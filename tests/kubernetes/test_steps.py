@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.errors import UserError
 from app.fleet.certificates import certificate_names, is_signed_by
+from app.fleet.keys import load_public_key
 from app.fleet.kubernetes.api import Api
-from app.fleet.kubernetes.enroll import Member, enroll_all
+from app.fleet.kubernetes.enroll import enroll_all
 from app.fleet.kubernetes.keys import make_client_key, make_keys, public_keys
 from app.fleet.kubernetes.train import record_of, train_once, wait_for_result
+from app.fleet.members import Connection, Member
 
 from .fake_api import ADDRESS, NAMESPACE, FakeCluster, client_pod, serve, stateful_set
 from .objects import Object, find
@@ -217,58 +220,83 @@ def test_a_run_without_a_proper_name_is_refused(name: str) -> None:
 
 
 class FakeMembers:
-    """A SuperLink's members in memory; like Flower, it never takes a key twice."""
+    """A SuperLink's members in memory, in place of `app.fleet.members`; like Flower, it never takes a key twice."""
 
     def __init__(self) -> None:
-        self.members: list[Member] = []
+        self.known: list[Member] = []
 
-    def known(self) -> list[Member]:
-        return list(self.members)
+    def members(self, connection: Connection) -> list[Member]:
+        return list(self.known)
 
-    def enroll(self, name: str, public_key: bytes) -> None:
-        assert public_key not in [member.public_key for member in self.members]
-        self.members.append(Member(len(self.members), name, public_key))
+    def enroll(self, name: str, file: Path, connection: Connection) -> str:
+        key = load_public_key(file).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        for member in self.known:
+            if member.public_key == key and member.status == "revoked":
+                raise UserError("this key was revoked")
+            if member.public_key == key:
+                return f"{name} is enrolled already"
+        self.known.append(Member(name, "", len(self.known), "enrolled", None, key))
+        return f"{name} enrolled"
 
-    def revoke(self, member: Member) -> None:
-        self.members[member.id] = dataclasses.replace(member, revoked=True)
+    def revoke(self, name: str, connection: Connection) -> str:
+        self.known = [
+            dataclasses.replace(member, status="revoked") if member.name == name else member
+            for member in self.known
+        ]
+        return f"{name} revoked"
 
     @property
     def present(self) -> list[str]:
-        return [member.name for member in self.members if not member.revoked]
+        return [member.name for member in self.known if member.status != "revoked"]
+
+
+@pytest.fixture
+def members(monkeypatch: pytest.MonkeyPatch) -> FakeMembers:
+    fake = FakeMembers()
+    for name in ("members", "enroll", "revoke"):
+        monkeypatch.setattr(f"app.fleet.members.{name}", getattr(fake, name))
+    return fake
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "members").mkdir()
+    return tmp_path / "members"
 
 
 def test_the_members_follow_the_list_and_nobody_is_revoked_for_being_scaled_away(
-    clients: Clients, tmp_path: Path
+    clients: Clients, members: FakeMembers, folder: Path
 ) -> None:
-    folder, members, lines = tmp_path / "members", FakeMembers(), list[str]()
-    folder.mkdir()
     for name, message in clients.messages.items():
         (folder / f"{name}.pub").write_text(message or "")
-    assert enroll_all(folder, members, lines.append) == 3
+    assert enroll_all(folder, Connection(), print) == 3
     assert members.present == list(clients.messages)
     (folder / "bouquet-supernode-2.pub").unlink()
-    assert enroll_all(folder, members, lines.append) == 2
+    assert enroll_all(folder, Connection(), print) == 2
     assert members.present == list(clients.messages)
 
 
-def test_a_client_with_a_new_key_replaces_its_old_one(clients: Clients, tmp_path: Path) -> None:
-    folder, members, lines = tmp_path / "members", FakeMembers(), list[str]()
-    folder.mkdir()
+def test_a_client_with_a_new_key_replaces_its_old_one(
+    clients: Clients, members: FakeMembers, folder: Path
+) -> None:
     first, second, _ = clients.messages.values()
     for message in (first, second):
         (folder / "bouquet-supernode-0.pub").write_text(message or "")
-        enroll_all(folder, members, lines.append)
-    assert [member.revoked for member in members.members] == [True, False]
+        enroll_all(folder, Connection(), print)
+    assert [member.status for member in members.known] == ["revoked", "enrolled"]
+    lines: list[str] = []
     (folder / "bouquet-supernode-0.pub").write_text(first or "")
-    enroll_all(folder, members, lines.append)
-    assert "its key is revoked" in lines[-1]
+    enroll_all(folder, Connection(), lines.append)
+    assert [member.status for member in members.known] == ["revoked", "enrolled"]
+    assert "this key was revoked" in lines[-1]
 
 
-def test_a_file_without_a_public_key_keeps_no_other_out(clients: Clients, tmp_path: Path) -> None:
-    folder, members, lines = tmp_path / "members", FakeMembers(), list[str]()
-    folder.mkdir()
+def test_a_file_without_a_public_key_keeps_no_other_out(
+    clients: Clients, members: FakeMembers, folder: Path
+) -> None:
     (folder / "a.pub").write_text("hello")
     (folder / "b.pub").write_text(clients.messages["bouquet-supernode-0"] or "")
-    enroll_all(folder, members, lines.append)
+    lines: list[str] = []
+    enroll_all(folder, Connection(), lines.append)
     assert members.present == ["b"]
     assert lines[0].startswith("a: left out")

@@ -33,8 +33,10 @@ def node_key() -> int:
 def enroll() -> int:
     """Keep the SuperLink's members equal to the member list, for ever."""
     from app.fleet.kubernetes.enroll import keep_enrolled
+    from app.fleet.members import Connection
 
-    keep_enrolled(Path(os.environ["BOUQUET_MEMBERS"]), ENROLLED, _alive)
+    connection = Connection(ca=Path(os.environ["BOUQUET_CA"]), state=Path(os.environ["BOUQUET_STATE"]))
+    keep_enrolled(Path(os.environ["BOUQUET_MEMBERS"]), connection, ENROLLED, _alive)
     return 0
 
 
