@@ -1,0 +1,153 @@
+"""A SuperLink with TLS and node authentication, and SuperNodes that try to get in."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app.fleet.launch import free_port
+from app.fleet.members import Connection
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# `bouquet superlink` and `bouquet supernode` without data, partition id and warm workers: only the door.
+SUPERLINK = """
+import sys
+from app.fleet import admission
+admission.make_handshakes_readable()
+admission.install()
+from flwr.superlink.cli.flower_superlink import flower_superlink
+flower_superlink()
+"""
+SUPERNODE = """
+import sys
+from app.fleet import refusals
+from flwr.supernode import start_client_internal as internal
+refusals.install(internal, sys.argv[sys.argv.index("--superlink") + 1])
+from flwr.supernode.cli import flower_supernode
+flower_supernode()
+"""
+
+
+class Process:
+    """One process of the federation with what it wrote."""
+
+    def __init__(self, script: str, arguments: list[str], log: Path) -> None:
+        self.log = log
+        environment = os.environ | {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+            "PYTHONPATH": str(ROOT),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_HOME": str(log.parent / "flwr"),
+            "OMP_NUM_THREADS": "1",
+        }
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", script, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def text(self) -> str:
+        """What it has written, without colours."""
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(errors="replace"))
+
+    def wait_for(self, text: str, timeout_s: float = 60.0) -> str:
+        """Wait until it has written `text`; return all that it has written."""
+        until(lambda: text in self.text(), timeout_s, lambda: f"{text!r} is not in:\n{self.text()}")
+        return self.text()
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        """Wait until it has ended; return its exit status."""
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End it and everything it started."""
+        for name in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, name)
+            except ProcessLookupError:
+                break
+            if name == signal.SIGTERM:
+                try:
+                    self.process.wait(5)
+                except subprocess.TimeoutExpired:
+                    continue
+        self.process.wait(10)
+
+
+def until(true: Callable[[], bool], timeout_s: float, otherwise: Callable[[], str]) -> None:
+    """Wait until `true`, else fail with `otherwise`."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(0.1)
+
+
+class Site:
+    """A server with its certificates, and the clients that were started for one test."""
+
+    def __init__(self, folder: Path, certificates: Path) -> None:
+        self.folder, self.certificates = folder, certificates
+        folder.mkdir(exist_ok=True)
+        self.fleet_port, self.control_port = free_port(), free_port()
+        self.clients: list[Process] = []
+        self.superlink = Process(
+            SUPERLINK,
+            [
+                "--enable-supernode-auth",
+                *("--ssl-ca-certfile", str(certificates / "ca.crt")),
+                *("--ssl-certfile", str(certificates / "server.crt")),
+                *("--ssl-keyfile", str(certificates / "server.key")),
+                *("--fleet-api-address", f"127.0.0.1:{self.fleet_port}"),
+                *("--host", "127.0.0.1", "--port", str(self.control_port)),
+                *("--database", str(folder / "superlink.db")),
+                "--disable-runtime-dependency-installation",
+            ],
+            folder / "superlink.log",
+        )
+        self.connection = Connection(f"127.0.0.1:{self.control_port}", certificates / "ca.crt", folder)
+
+    def ready(self) -> "Site":
+        """Wait until both APIs listen."""
+        self.superlink.wait_for("Uvicorn running")
+        self.superlink.wait_for("Fleet API (gRPC-rere)")
+        return self
+
+    def client(
+        self,
+        *,
+        key: Path | None = None,
+        ca: Path | None = None,
+        insecure: bool = False,
+        host: str = "localhost",
+    ) -> Process:
+        """Start a SuperNode."""
+        arguments = ["--superlink", f"{host}:{self.fleet_port}", "--port", str(free_port())]
+        if insecure:
+            arguments += ["--insecure"]
+        else:
+            arguments += ["--root-certificates", str(ca or self.certificates / "ca.crt")]
+        if key is not None:
+            arguments += ["--auth-supernode-private-key", str(key)]
+        process = Process(SUPERNODE, arguments, self.folder / f"client-{len(self.clients)}.log")
+        self.clients.append(process)
+        return process
+
+    def forget_clients(self) -> None:
+        """End the clients of a test."""
+        for client in self.clients:
+            client.stop()
+
+    def stop(self) -> None:
+        """End everything."""
+        self.forget_clients()
+        self.superlink.stop()

@@ -1,0 +1,260 @@
+"""Who does not belong is refused with a line on both ends, and the federation goes on."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from identity_site import Site
+
+from app.errors import UserError
+from app.fleet import certificates, keys, members
+from app.fleet.members import Member
+
+pytestmark = pytest.mark.federation
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """One SuperLink for all tests of this module."""
+    folder = tmp_path_factory.mktemp("site")
+    certificates.init_ca(folder / "pki")
+    certificates.issue_server(folder / "pki")
+    site = Site(folder, folder / "pki")
+    try:
+        yield site.ready()
+    finally:
+        site.stop()
+
+
+@pytest.fixture(autouse=True)
+def _clients_end_with_their_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "site" in request.fixturenames:
+        request.getfixturevalue("site").forget_clients()
+
+
+def key(tmp_path: Path, name: str = "node") -> keys.NodeKey:
+    return keys.make_node_key(tmp_path / f"{name}.key")
+
+
+def member(site: Site, name: str) -> Member:
+    return next(member for member in members.members(site.connection) if member.name == name)
+
+
+def still_lets_members_in(site: Site, tmp_path: Path) -> None:
+    """The federation is unharmed: an enrolled client connects."""
+    name = f"after-{tmp_path.name}"[:60]
+    pair = key(tmp_path, "after")
+    members.enroll(name, pair.public_path, site.connection)
+    site.client(key=pair.path).wait_for("SuperNode ID:")
+    site.superlink.wait_for(f"{name} is online")
+    assert member(site, name).status == "online"
+
+
+def test_an_enrolled_client_is_let_in_and_listed(site: Site, tmp_path: Path) -> None:
+    pair = key(tmp_path)
+    line = members.enroll("hospital-a", pair.public_path, site.connection)
+    assert pair.fingerprint in line
+    assert member(site, "hospital-a").status == "enrolled"
+    assert member(site, "hospital-a").last_seen is None
+    site.client(key=pair.path).wait_for("SuperNode ID:")
+    seen = member(site, "hospital-a")
+    assert (seen.status, seen.fingerprint) == ("online", pair.fingerprint)
+    assert seen.last_seen is not None
+    assert abs(datetime.now(UTC) - seen.last_seen) < timedelta(minutes=1)
+    names = (site.folder / members.REGISTRY).read_text()
+    assert f'"{seen.node_id}"' in names
+    assert "hospital-a" in names
+
+
+def test_a_plaintext_client_is_refused(site: Site, tmp_path: Path) -> None:
+    client = site.client(insecure=True)
+    client.wait_for("the SuperLink closed the connection: it wants TLS")
+    site.superlink.wait_for("did not speak TLS as this server does")
+    assert "SuperNode ID" not in client.text()
+    still_lets_members_in(site, tmp_path)
+
+
+def test_a_client_with_another_ca_refuses_the_server(site: Site, tmp_path: Path) -> None:
+    certificates.init_ca(tmp_path / "other")
+    client = site.client(key=key(tmp_path).path, ca=tmp_path / "other" / "ca.crt")
+    assert client.wait() != 0
+    assert "not signed by this client's CA: BOUQUET_CA must be" in client.text()
+    site.superlink.wait_for("127.0.0.1 left before TLS was agreed")
+    still_lets_members_in(site, tmp_path)
+
+
+def test_a_client_without_a_key_is_refused(site: Site, tmp_path: Path) -> None:
+    client = site.client()
+    assert client.wait() != 0
+    assert "the SuperLink refused this client: it brought no key of its own" in client.text()
+    site.superlink.wait_for("Refused 127.0.0.1: it brought no key of its own")
+    still_lets_members_in(site, tmp_path)
+
+
+def test_a_key_that_is_not_enrolled_is_refused(site: Site, tmp_path: Path) -> None:
+    pair = key(tmp_path)
+    client = site.client(key=pair.path)
+    assert client.wait() != 0
+    assert f"refused this client: its key {pair.fingerprint} is not enrolled" in client.text()
+    site.superlink.wait_for(f"Refused 127.0.0.1: its key {pair.fingerprint} is not enrolled")
+    still_lets_members_in(site, tmp_path)
+
+
+def test_a_revoked_client_is_cut_off_within_a_minute_and_stays_out(site: Site, tmp_path: Path) -> None:
+    pair = key(tmp_path)
+    members.enroll("hospital-r", pair.public_path, site.connection)
+    client = site.client(key=pair.path)
+    client.wait_for("SuperNode ID:")
+    members.revoke("hospital-r", site.connection)
+    client.wait(60)
+    assert "the SuperLink refused this client: the key of hospital-r was revoked" in client.text()
+    site.superlink.wait_for("Refused 127.0.0.1: the key of hospital-r was revoked")
+    again = site.client(key=pair.path)
+    assert again.wait() != 0
+    assert "the key of hospital-r was revoked" in again.text()
+    assert member(site, "hospital-r").status == "revoked"
+    with pytest.raises(UserError, match="was revoked as hospital-r and stays out"):
+        members.enroll("hospital-r", pair.public_path, site.connection)
+    still_lets_members_in(site, tmp_path)
+
+
+def test_a_client_that_was_given_a_new_key_keeps_its_name(site: Site, tmp_path: Path) -> None:
+    members.enroll("hospital-n", key(tmp_path, "old").public_path, site.connection)
+    new = key(tmp_path, "new")
+    with pytest.raises(UserError, match=r"enrolled with another key .*bouquet revoke hospital-n"):
+        members.enroll("hospital-n", new.public_path, site.connection)
+    members.revoke("hospital-n", site.connection)
+    members.enroll("hospital-n", new.public_path, site.connection)
+    site.client(key=new.path).wait_for("SuperNode ID:")
+
+
+def test_the_same_key_online_twice_is_refused(site: Site, tmp_path: Path) -> None:
+    pair = key(tmp_path)
+    members.enroll("hospital-t", pair.public_path, site.connection)
+    first = site.client(key=pair.path)
+    first.wait_for("SuperNode ID:")
+    second = site.client(key=pair.path)
+    assert second.wait() != 0
+    assert "hospital-t is online already with the same key" in second.text()
+    site.superlink.wait_for("Refused 127.0.0.1: hospital-t is online already with the same key")
+    assert first.process.poll() is None
+    assert member(site, "hospital-t").status == "online"
+
+
+def test_enrolling_again_says_so_and_a_key_has_one_name(site: Site, tmp_path: Path) -> None:
+    pair = key(tmp_path)
+    members.enroll("hospital-e", pair.public_path, site.connection)
+    assert "is enrolled already" in members.enroll("hospital-e", pair.public_path, site.connection)
+    with pytest.raises(UserError, match="is already enrolled as hospital-e"):
+        members.enroll("hospital-f", pair.public_path, site.connection)
+    with pytest.raises(UserError, match=r"nobody is enrolled as hospital-f: there are .*hospital-e"):
+        members.revoke("hospital-f", site.connection)
+
+
+def test_keys_of_one_host_are_enrolled_together(site: Site, tmp_path: Path) -> None:
+    keys.make_node_keys(tmp_path, 3)
+    assert len(members.enroll_directory(tmp_path, site.connection)) == 3
+    assert all("already" in line for line in members.enroll_directory(tmp_path, site.connection))
+    assert {f"client-{number}" for number in range(3)} <= {m.name for m in members.members(site.connection)}
+
+
+def test_the_control_api_is_named_when_it_cannot_be_used(site: Site, tmp_path: Path) -> None:
+    certificates.init_ca(tmp_path / "other")
+    with pytest.raises(UserError, match="does not answer: start the SuperLink"):
+        members.members(members.Connection("127.0.0.1:1", site.connection.ca))
+    with pytest.raises(UserError, match="speaks TLS"):
+        members.members(members.Connection(site.connection.address))
+    with pytest.raises(UserError, match="did not sign"):
+        members.members(members.Connection(site.connection.address, tmp_path / "other" / "ca.crt"))
+
+
+def test_nobody_can_put_another_client_online(site: Site, tmp_path: Path) -> None:
+    """Flower would let anyone activate a node whose public key they know, and so lock its owner out."""
+    import grpc
+    from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest
+    from flwr.proto.fleet_pb2_grpc import FleetStub
+    from flwr.supercore.grpc import create_channel
+
+    victim, attacker = key(tmp_path, "victim"), key(tmp_path, "attacker")
+    members.enroll("hospital-v", victim.public_path, site.connection)
+    channel = create_channel(
+        f"localhost:{site.fleet_port}",
+        insecure=False,
+        root_certificates=(site.certificates / "ca.crt").read_bytes(),
+        interceptors=[NodeAuthClientInterceptor(*keys.load_node_key(attacker.path))],
+    )
+    with pytest.raises(grpc.RpcError, match="asked to activate a key that is not its own"):
+        FleetStub(channel).ActivateNode(
+            ActivateNodeRequest(public_key=member(site, "hospital-v").public_key, heartbeat_interval=30),
+            timeout=20,
+        )
+    channel.close()
+    assert member(site, "hospital-v").status == "enrolled"
+    site.client(key=victim.path).wait_for("SuperNode ID:")
+
+
+def test_garbage_and_oversized_calls_are_refused(site: Site, tmp_path: Path) -> None:
+    import grpc
+
+    credentials = grpc.ssl_channel_credentials((site.certificates / "ca.crt").read_bytes())
+    channel = grpc.secure_channel(
+        f"localhost:{site.fleet_port}", credentials, options=[("grpc.max_send_message_length", -1)]
+    )
+    call = channel.unary_unary("/flwr.proto.Fleet/ActivateNode")
+    for metadata in (
+        [],
+        [("flwr-public-key-bin", b"\xff" * 64), ("flwr-timestamp", "x"), ("flwr-signature-bin", b"\x00")],
+    ):
+        with pytest.raises(grpc.RpcError) as refusal:
+            call(b"\xff\x00" * 500, timeout=20, metadata=metadata)
+        assert refusal.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    with pytest.raises(grpc.RpcError) as refusal:
+        call(bytes(65 * 1024 * 1024), timeout=60)
+    assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    channel.close()
+    still_lets_members_in(site, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "client_says", "server_says"),
+    [
+        (
+            "name",
+            "certificate does not name the host in SUPERLINK",
+            "A client dials this server as localhost, which its certificate does not name",
+        ),
+        ("expired", "the SuperLink's certificate has expired", "left before TLS was agreed"),
+    ],
+)
+def test_a_server_that_cannot_prove_who_it_is_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, client_says: str, server_says: str
+) -> None:
+    """`bouquet superlink` does not even start with these certificates; here it is made to."""
+    pki = tmp_path / "pki"
+    certificates.init_ca(pki)
+    if fault == "name":
+        monkeypatch.setattr(certificates, "ALWAYS_NAMED", ("superlink",))
+        certificates.issue_server(pki, ["elsewhere.example.org"])
+    else:
+        certificates.issue_server(pki, now=datetime.now(UTC) - timedelta(days=800))
+        with pytest.raises(UserError, match=r"server\.crt expired on"):
+            keys.check_server_identity(pki)
+    site = Site(tmp_path, pki)
+    try:
+        site.superlink.wait_for("Fleet API (gRPC-rere)")
+        client = site.client(key=key(tmp_path).path)
+        client.wait_for(client_says)
+        site.superlink.wait_for(server_says)
+        assert "SuperNode ID" not in client.text()
+    finally:
+        site.stop()
+
+
+def test_grpcs_own_lines_do_not_reach_the_log(site: Site) -> None:
+    """Runs last: by then handshakes of every kind have happened."""
+    assert "handshaker.cc" not in site.superlink.text()
+    assert "Source Location Trace" not in site.superlink.text()
+    assert site.superlink.process.poll() is None
