@@ -36,3 +36,28 @@ def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     ):
         monkeypatch.delenv(name, raising=False)
     yield
+
+
+@pytest.fixture(scope="session")
+def small_cifar10(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in hub form with the first 3,000 training and 1,000 test pictures of CIFAR-10."""
+    import pyarrow.parquet as parquet
+
+    folder = tmp_path_factory.mktemp("cifar10") / "plain_text"
+    folder.mkdir()
+    for split, rows in (("train", 3000), ("test", 1000)):
+        file = next((cifar10 / "plain_text").glob(f"{split}-*.parquet"))
+        parquet.write_table(
+            parquet.read_table(file).slice(0, rows), folder / f"{split}-00000-of-00001.parquet"
+        )
+    return folder.parent
+
+
+@pytest.fixture(scope="session")
+def small_store(small_cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data store of three partitions of ``small_cifar10``: 800 + 200 pictures each."""
+    from app.learning.prepare import prepare
+
+    store = tmp_path_factory.mktemp("store") / "store"
+    prepare(str(small_cifar10), store, num_partitions=3)
+    return store

@@ -7,8 +7,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 PR_SET_PDEATHSIG = 1
 
@@ -64,19 +67,27 @@ class Processes:
         )
 
     def stop(self, patience_s: float = 10.0) -> None:
-        """End all processes and what they started; those that do not end in time are killed."""
+        """End all processes and all that they started; those that do not end in time are killed."""
+        family = [member for process in self.running.values() for member in _descendants(process.pid)]
         for process in reversed(self.running.values()):
-            _signal(process, signal.SIGTERM)
+            process.terminate()
         deadline = time.monotonic() + patience_s
         for process in reversed(self.running.values()):
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(max(0.0, deadline - time.monotonic()))
-            _signal(process, signal.SIGKILL)
-            process.wait()
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        # Flower's SuperExec leaves the process group, and its children may outlive it.
+        _, alive = psutil.wait_procs(family, timeout=1.0)
+        for member in alive:
+            with suppress(psutil.Error):
+                member.kill()
         self.running.clear()
 
 
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Signal a process's whole group: a child that outlived its parent is still in it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []

@@ -176,7 +176,8 @@ def _run(client: "ControlHttpClient", run_id: int) -> "Run":
     """What the SuperLink knows of the run."""
     from flwr.proto.control_pb2 import ListRunsRequest
 
-    return client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
+    run: Run = client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
+    return run
 
 
 def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]) -> None:

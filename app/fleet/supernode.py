@@ -97,8 +97,7 @@ def run(settings: SuperNodeSettings) -> None:
     if settings.ca is not None and settings.key is not None:
         for warning in keys.check_client_identity(settings.ca, settings.key):
             print(f"warning: {warning}", flush=True)
-        private_key = keys.load_node_key(settings.key)
-        authentication_keys = private_key, private_key.public_key()
+        authentication_keys = keys.load_node_key(settings.key)
     if (gpu := choose_gpu(os.environ, settings.partition)) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if os.environ.get("BOUQUET_WARM", "1") == "0":

@@ -47,7 +47,7 @@ class Rounds:
     summary: Summary
     names: dict[int, str]
     say: Callable[[str], None]
-    _ordered: OrderedGrid = field(init=False)
+    _ordered: Any = field(init=False)  # an OrderedGrid, which the strategies take for a Grid
     _seen_examples: dict[int, int] = field(default_factory=dict)
     _bytes: list[tuple[int, int]] = field(default_factory=list)
 
@@ -138,7 +138,7 @@ class Rounds:
             for metrics in reply.content.metric_records.values():
                 if isinstance(partition := metrics.get("partition-id"), int):
                     self._ordered.partition_of[node] = partition
-        return self._ordered.partition_of.get(node, 1 << 62)
+        return int(self._ordered.partition_of.get(node, 1 << 62))
 
     def _record(self, server_round: int, phase: str, replies: list[Message], came: Exchange) -> None:
         for reply in replies:

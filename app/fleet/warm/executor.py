@@ -369,7 +369,7 @@ def unsupported() -> str:
 
     if not version("flwr").startswith("1.39."):
         return f"flwr {version('flwr')} is not 1.39"
-    wanted = {
+    wanted: dict[Any, tuple[str, ...]] = {
         internal: ("_insert_message", "_push_messages", "_pull_and_store_message", "start_client_internal", "time"),
         run_clientapp: (
             "RuntimeHttpClient", "run_clientapp", "flwr_exit", "register_signal_handlers",

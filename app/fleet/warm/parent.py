@@ -23,12 +23,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from flwr.supercore.exit.exit_handler import add_exit_handler, trigger_exit_handlers
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode.runtime import run_clientapp as clientapp
+
+# Names in this module are replaced below.
+clientapp: Any = import_module("flwr.supernode.runtime.run_clientapp")
 
 PR_SET_PDEATHSIG = 1
 HEADER = struct.Struct("!BI")  # method name length, payload length
@@ -204,11 +207,11 @@ def serve(control: socket.socket) -> int:
             if operation == "load":
                 with os.fdopen(descriptors[1], "rb") as bundle:
                     content = bundle.read()
-                reply["pid"] = fork(lambda c=connection, b=content, r=request: serve_app(c, b, r), control)
+                reply["pid"] = fork(partial(serve_app, connection, content, request), control)
             elif operation == "worker":
-                reply["pid"] = fork(lambda c=connection: serve(c), control)
+                reply["pid"] = fork(partial(serve, connection), control)
             elif operation == "fork":
-                reply["pid"] = fork(lambda c=connection, r=request: run(c, r), control)
+                reply["pid"] = fork(partial(run, connection, request), control)
             elif operation == "run":
                 reply["pid"] = os.getpid()
                 control.send(json.dumps(reply).encode())

@@ -1,0 +1,127 @@
+"""Real processes: what is started here is ended here, and nothing may stay behind."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from app.fleet.launch import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bouquet(
+    *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 240, cwd: Path = ROOT
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``bouquet ARGUMENTS`` and return what it printed."""
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        capture_output=True, text=True, timeout=timeout, cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+    )  # fmt: skip
+
+
+def leftovers(mark: str) -> list[str]:
+    """Command lines of processes whose environment or command line holds ``mark``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                words = [*process.cmdline(), *process.environ().values()]
+                if any(mark in word for word in words):
+                    found.append(" ".join(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+@dataclass
+class Fleet:
+    """A SuperLink and SuperNodes on loopback, started one by one."""
+
+    folder: Path
+    store: Path
+    num_clients: int
+    fleet_port: int = field(default_factory=free_port)
+    control_port: int = field(default_factory=free_port)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "BOUQUET_DATA": str(self.store),
+            "BOUQUET_RESULTS": str(self.folder / "results"),
+            "NUM_CLIENTS": str(self.num_clients),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "app.cli", *arguments],
+                env={**self.environment(), "FLWR_HOME": str(self.folder / name), **environment},
+                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        self.processes[name] = process
+        return process
+
+    def superlink(self) -> subprocess.Popen[bytes]:
+        return self.start(
+            "superlink", "superlink", "--insecure",
+            "--fleet-address", f"127.0.0.1:{self.fleet_port}", "--control-port", str(self.control_port),
+        )  # fmt: skip
+
+    def supernode(self, number: int, **environment: str) -> subprocess.Popen[bytes]:
+        return self.start(
+            f"supernode-{number}", "supernode", "--insecure", "--superlink", f"127.0.0.1:{self.fleet_port}",
+            "--health-port", "0", PARTITION_ID=str(number), **environment,
+        )  # fmt: skip
+
+    def train(self, config: str, project: Path = ROOT) -> subprocess.Popen[bytes]:
+        return self.start(
+            "train", "train", "--control-address", f"127.0.0.1:{self.control_port}",
+            "--project", str(project), "--config", config,
+        )  # fmt: skip
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def wait_for(self, name: str, words: str, timeout: float = 120) -> None:
+        """Wait until a process's log holds ``words``."""
+        deadline = time.monotonic() + timeout
+        while words not in self.log(name):
+            assert time.monotonic() < deadline, f"{name} never said {words!r}:\n{self.log(name)[-3000:]}"
+            time.sleep(0.1)
+
+    def descendants(self, name: str) -> list[psutil.Process]:
+        return psutil.Process(self.processes[name].pid).children(recursive=True)
+
+    def warm_processes(self, name: str) -> list[psutil.Process]:
+        """The warm parent of a SuperNode and what it has forked, eldest first."""
+        return [process for process in self.descendants(name) if "parent.py" in " ".join(process.cmdline())]
+
+    def stop(self) -> None:
+        for process in reversed(self.processes.values()):
+            family = []
+            try:
+                family = psutil.Process(process.pid).children(recursive=True)
+            except psutil.Error:
+                pass
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            for member in family:
+                try:
+                    member.kill()
+                except psutil.Error:
+                    pass
+        self.processes.clear()

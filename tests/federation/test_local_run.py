@@ -1,0 +1,127 @@
+"""``bouquet up``: a real SuperLink and real SuperNodes train one model, and nothing stays behind."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from federation_processes import ROOT, bouquet, leftovers
+
+pytestmark = pytest.mark.federation
+
+
+def _up(store: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return bouquet(
+        "up", "--data", str(store), "--clients", "3", "--results", str(folder / "results"), *arguments
+    )
+
+
+def test_three_clients_learn_in_two_rounds_and_leave_their_results(small_store: Path, tmp_path: Path) -> None:
+    done = _up(small_store, tmp_path, "--rounds", "2", "--config", "local-epochs=3 fraction-evaluate=1.0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    latest = tmp_path / "results" / "latest"
+    summary = json.loads((latest / "summary.json").read_text())
+    assert (summary["num_clients"], summary["rounds"], summary["mode"]) == (3, 2, "local")
+    first, last = summary["accuracy_per_round"]
+    assert 0.15 < first < last, "the model learns"
+    assert summary["accuracy"] == last and len(summary["round_s"]) == 2 and summary["failures"] == []
+    with (latest / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    trained = [row for row in rows if row["phase"] == "train"]
+    assert [(row["round"], row["partition_id"]) for row in trained] == [(r, p) for r in "12" for p in "012"]
+    assert len({row["node_id"] for row in trained}) == 3, "each client is a SuperNode of its own"
+    assert {row["num_examples"] for row in trained} == {"800"}
+    # One model each way: 62,006 float32 numbers, and at most 5 % around them.
+    assert 248_024 <= int(trained[0]["bytes_up"]) <= 1.05 * 248_024
+    assert summary["bytes_per_client_and_round"]["up"] <= 1.05 * 248_024
+
+    from safetensors.numpy import load_file
+
+    model = load_file(latest / "model.safetensors")
+    assert sum(array.size for array in model.values()) == 62_006
+    assert "round 2/2" in done.stdout and "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_same_seed_gives_the_same_model_bit_for_bit(small_store: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    models = []
+    for name in ("one", "two"):
+        assert _up(small_store, tmp_path / name, "--rounds", "1").returncode == 0
+        models.append(load_file(tmp_path / name / "results" / "latest" / "model.safetensors"))
+    assert all((models[0][key] == models[1][key]).all() for key in models[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_no_process_behind(
+    number: signal.Signals, small_store: Path, tmp_path: Path
+) -> None:
+    mark = str(tmp_path / "results")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "up", "--data", str(small_store), "--clients", "3", "--results", mark,
+         "--rounds", "500"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("round 1/"):
+                break
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 10
+    while (left := leftovers(mark) + leftovers(str(small_store))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+
+def test_a_killed_launcher_takes_its_processes_with_it(small_store: Path, tmp_path: Path) -> None:
+    mark = str(tmp_path / "results")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "up", "--data", str(small_store), "--clients", "3", "--results", mark],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "clients connected" in line:
+            break
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while (left := leftovers(mark) + leftovers(str(small_store))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+
+def test_bad_input_is_one_line_that_names_the_setting(small_store: Path, tmp_path: Path) -> None:
+    import socket
+
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    port = str(taken.getsockname()[1])
+    cases = {
+        ("--config", "learning-rat=0.1"): "did you mean 'learning-rate'",
+        ("--config", "batch-size=0"): "batch-size=0",
+        ("--config", "min-train-nodes=9"): "min-train-nodes=9",
+        ("--clients", "4"): "made for 3 partitions",
+        ("--data", str(tmp_path / "nothing")): "nothing",
+        ("--fleet-port", port): f"port {port} cannot be used",
+    }
+    try:
+        for arguments, words in cases.items():
+            done = _up(small_store, tmp_path, *arguments)
+            said = done.stdout + done.stderr
+            assert done.returncode == 2, (arguments, said)
+            assert words in said and "Traceback" not in said, (arguments, said)
+            assert len(done.stderr.strip().splitlines()) == 1, said
+    finally:
+        taken.close()
+    assert not (tmp_path / "results").exists()
