@@ -47,11 +47,11 @@ def install() -> None:
     superlink.GRPC_MAX_MESSAGE_LENGTH = max(MAX_MESSAGE_BYTES, 2 * FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE)
 
 
-def make_handshakes_readable() -> None:
+def make_handshakes_readable(*, loopback: bool = False) -> None:
     """Send standard error through a small process that translates gRPC's handshake lines.
 
     A process and not a thread: what a dying SuperLink writes must still come out. Call before gRPC is
-    imported and before the first thread; it forks.
+    imported and before the first thread; it forks. `loopback`: report who leaves there, too.
     """
     os.environ["GRPC_VERBOSITY"] = "info"
     os.environ["GRPC_TRACE"] = "handshaker"
@@ -63,7 +63,7 @@ def make_handshakes_readable() -> None:
             signal.signal(name, signal.SIG_IGN)
         os.close(writer)
         with contextlib.suppress(OSError):
-            _translate(reader)
+            _translate(reader, loopback)
         os._exit(0)
     os.close(reader)
     original = os.dup(2)
@@ -81,8 +81,8 @@ def make_handshakes_readable() -> None:
     atexit.register(drain)
 
 
-def _translate(reader: int) -> None:
-    handshakes = Handshakes(time.monotonic)
+def _translate(reader: int, loopback: bool) -> None:
+    handshakes = Handshakes(time.monotonic, loopback=loopback)
     with os.fdopen(reader, "rb") as lines:
         for raw in lines:
             if (line := handshakes.line(raw.decode(errors="replace"))) is not None:

@@ -128,7 +128,8 @@ class Handshakes:
 
     gRPC says who and why only in its `handshaker` trace, in some ten lines per connection. `line` keeps one:
     a readable one where the handshake failed, none where it went well; other lines pass unchanged. The
-    same sentence about the same host is said once a minute, so that a port scan cannot fill a disk.
+    same sentence about the same host is said once a minute, so that a port scan cannot fill a disk. Loopback
+    is where health checks knock without a word, so that is not worth a line unless `loopback` asks for it.
     """
 
     _TRACE = re.compile(
@@ -137,8 +138,10 @@ class Handshakes:
     )
     _PEER = re.compile(r"endpoint_peer_address=(?:ipv[46]:)?([^,}]+):\d+")
 
-    def __init__(self, clock: Callable[[], float], quiet_s: float = _QUIET_S) -> None:
-        self._clock, self._quiet_s = clock, quiet_s
+    def __init__(
+        self, clock: Callable[[], float], *, loopback: bool = False, quiet_s: float = _QUIET_S
+    ) -> None:
+        self._clock, self._loopback, self._quiet_s = clock, loopback, quiet_s
         self._peer = "a client"
         self._said: dict[str, float] = {}
         self._after_trace = False
@@ -167,6 +170,8 @@ class Handshakes:
             return self._once(
                 f"Refused {self._peer}: it did not speak TLS as this server does (a plaintext client, --insecure?)"
             )
+        if not self._loopback and re.match(r"127\.|\[?::1", self._peer):
+            return None
         return self._once(
             f"{self._peer} left before TLS was agreed: it did not accept this server's certificate "
             "(another CA, another name, or expired), or it only looked whether the port is open"

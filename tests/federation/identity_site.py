@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SUPERLINK = """
 import sys
 from app.fleet import admission
-admission.make_handshakes_readable()
+admission.make_handshakes_readable(loopback=True)
 admission.install()
 from flwr.superlink.cli.flower_superlink import flower_superlink
 flower_superlink()
