@@ -149,8 +149,8 @@ def _existing(out: Path, request: str, source: str) -> Manifest | None:
     manifest = store.manifest
     raise UserError(
         f"{out} was prepared otherwise (DATASET={manifest.source}, NUM_CLIENTS={manifest.num_partitions}, "
-        f"PARTITIONER={manifest.partitioner}, seed={manifest.seed}) than asked for now (DATASET={source}); "
-        "give another --out, or --force to replace it"
+        f"PARTITIONER={manifest.partitioner}, seed={manifest.seed}) or from other data than DATASET={source} "
+        "now; give another --out, or --force to replace it"
     )
 
 
