@@ -142,7 +142,7 @@ def _existing(out: Path, request: str, source: str) -> Manifest | None:
                 store.partition(i)
             len(store.test)
     except UserError as error:
-        log.warning("%s; preparing it again", error)
+        log.warning("%s: preparing it again (%s)", out, str(error).partition(";")[0])
         return None
     if store.manifest.request == request:
         return store.manifest
