@@ -10,6 +10,7 @@ docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1 && exit 0
 if ! command -v dockerd >/dev/null || ! docker compose version >/dev/null 2>&1; then
     command -v apt-get >/dev/null || { echo "engine: install Docker with Compose v2 first; this script knows Debian" >&2; exit 2; }
     export DEBIAN_FRONTEND=noninteractive
+    # shellcheck source=/dev/null
     . /etc/os-release
     release=""
     if [ "$VERSION_CODENAME" = bookworm ]; then

@@ -11,10 +11,10 @@ compose-gpu) profile=gpu service=supernode ;;
 *) profile=cpu service=supernode-cpu ;;
 esac
 
-docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1 || {
+if ! docker compose version >/dev/null 2>&1 || ! docker info >/dev/null 2>&1; then
     echo "MODE=$mode needs a Docker engine with Compose v2; MODE=local needs neither" >&2
     exit 2
-}
+fi
 if [ -n "${DATASET:-}" ] && [ -d "$DATASET" ]; then
     DATASET_FOLDER=$(cd "$DATASET" && pwd)
     DATASET=/dataset
@@ -25,18 +25,33 @@ export CA_CERTIFICATES="${CA_CERTIFICATES:-${PIP_CERT:-${SSL_CERT_FILE:-/dev/nul
 export BOUQUET_MODE="$mode"
 
 compose() { docker compose --profile "$profile" "$@"; }
-down() { compose down --timeout 5 >/dev/null 2>&1 || true; }
 
 sh docker/base-image.sh "${BASE_IMAGE:-$(awk -F= '$1 == "BASE_IMAGE" {print $2}' .env)}"
 compose build --quiet
-trap down EXIT
+trap 'compose down --timeout 5 >/dev/null 2>&1 || true' EXIT
 trap 'exit 130' INT TERM
 compose run --rm --no-TTY --quiet-pull prepare
 compose up --detach --quiet-pull --scale "$service=${NUM_CLIENTS:-10}" "$service" 2>&1 | grep -iE 'error|fail' || true
+
+# A client that starts again and again never connects, and training would wait for it without end.
+watch() {
+    while sleep 15; do
+        for client in $(compose ps --quiet "$service"); do
+            [ "$(docker inspect --format '{{.RestartCount}}' "$client")" -lt 3 ] || {
+                echo "error: a client keeps ending: $(docker logs --tail 1 "$client" 2>&1)" >&2
+                compose kill superlink >/dev/null 2>&1
+                return
+            }
+        done
+    done
+}
+watch &
+watcher=$!
+trap 'kill "$watcher" 2>/dev/null; compose down --timeout 5 >/dev/null 2>&1 || true' EXIT
 
 status=0
 compose run --rm --no-TTY train || status=$?
 [ "$status" = 0 ] || compose logs --tail 20 superlink >&2
 mkdir -p results
-compose cp --archive superlink:/results/. results/ >/dev/null 2>&1 || compose cp superlink:/results/. results/
+compose cp superlink:/results/. results/ >/dev/null
 exit "$status"
