@@ -128,6 +128,18 @@ def members(connection: Connection) -> list[Member]:
     return sorted(known, key=lambda member: (member.status == "revoked", member.name))
 
 
+def table(listed: list[Member]) -> str:
+    """Return the members as a table for people: name, status, last seen (UTC), node id, fingerprint."""
+    rows = [("NAME", "STATUS", "LAST SEEN", "NODE", "FINGERPRINT")]
+    for member in listed:
+        seen = f"{member.last_seen:%Y-%m-%d %H:%M:%S}" if member.last_seen else "never"
+        rows.append((member.name, member.status, seen, str(member.node_id), member.fingerprint))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
 def _list(client: "ControlHttpClient") -> list[Member]:
     from flwr.proto.control_pb2 import ListNodesRequest
 

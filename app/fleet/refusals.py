@@ -2,7 +2,7 @@
 
 Flower and gRPC report these cases as exit codes, handshake alerts or nothing at all. `explain` is for the
 client's end; `Handshakes` reads what gRPC writes on the server's standard error.
-Texts seen with flwr 1.39.0 and grpcio 1.80.
+Texts seen with flwr 1.39.0 and grpcio 1.85.
 """
 
 import logging

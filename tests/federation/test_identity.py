@@ -63,6 +63,9 @@ def test_an_enrolled_client_is_let_in_and_listed(site: Site, tmp_path: Path) -> 
     assert (seen.status, seen.fingerprint) == ("online", pair.fingerprint)
     assert seen.last_seen is not None
     assert abs(datetime.now(UTC) - seen.last_seen) < timedelta(minutes=1)
+    shown = members.table(members.members(site.connection))
+    assert "hospital-a" in shown
+    assert pair.fingerprint in shown
     names = (site.folder / members.REGISTRY).read_text()
     assert f'"{seen.node_id}"' in names
     assert "hospital-a" in names

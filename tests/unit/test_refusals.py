@@ -4,7 +4,7 @@ import pytest
 
 from app.fleet.refusals import Handshakes, explain
 
-# Captured from flwr 1.39.0 with grpcio 1.80.
+# Captured from flwr 1.39.0 with grpcio 1.85.
 UNAVAILABLE = "failed to connect to all addresses; last error: "
 SEEN = {
     "BOUQUET_CA must be the ca.crt": UNAVAILABLE + "UNKNOWN: ipv4:127.0.0.1:19192: Tls handshake failed "
