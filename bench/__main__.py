@@ -14,6 +14,8 @@ contenders train on the GPU. That path is written but was not tried: no GPU was 
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +25,9 @@ from rich.console import Console
 from bench.processes import BenchError, end_on_sigterm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-console = Console(soft_wrap=False)
+console = Console()
+if not console.is_terminal:
+    console = Console(width=180)  # a log has no width; the table needs one
 
 Dataset = Annotated[
     str,
@@ -65,12 +69,12 @@ def comparison(
     if quick:
         rounds, repeat = 2, 1
     folder = _data(dataset, 500 * clients if quick else None, 1000 if quick else None)
-    with tempfile.TemporaryDirectory(prefix="bouquet-bench-", ignore_cleanup_errors=True) as workspace:
+    with _workspace() as workspace:
         for model in [TUTORIAL_MODEL, *(["resnet18"] if gpu else [])]:
             work = Workload(
                 folder,
                 data.store(folder, clients),
-                Path(workspace),
+                workspace,
                 rounds=rounds,
                 clients=clients,
                 model=model,
@@ -82,14 +86,113 @@ def comparison(
                 only=keys,
                 repeat=repeat,
                 slow_repeat=slow_repeat,
-                say=lambda line: console.print(line, markup=False),
+                say=_say,
             )
             found.machine = machine.describe()  # FLARE and Ray may have been installed just now
             target = _folder(out) / model
             report.write(found, target)
             report.show(found, console)
-            _keep_logs(found, Path(workspace), target)
+            _keep_logs(found, workspace, target)
             console.print(f"written to {target}")
+
+
+@app.command()
+def scaling(
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds per federation; the first is not counted.")] = 8,
+    clients: Annotated[str, typer.Option(help="Numbers of clients.")] = "5,10,20,40",
+    models: Annotated[str, typer.Option(help="Models, small to large.")] = "cnn,shufflenet_v2_x1_0,resnet18",
+    repeat: Annotated[int, typer.Option(min=1, help="Repetitions of every point.")] = 3,
+    dataset: Dataset = "",
+    quick: Quick = False,
+    out: Out = RESULTS,
+) -> None:
+    """Seconds, SuperLink CPU and memory against the number of clients and the size of the model."""
+    from bench import data
+    from bench import scaling as part
+
+    numbers = [int(number) for number in clients.split(",")]
+    names = models.split(",")
+    if quick:
+        rounds, repeat, numbers, names = 3, 1, numbers[:2], names[:2]
+    with _workspace() as workspace:
+        found = part.run(
+            data.chosen(dataset),
+            workspace,
+            clients=numbers,
+            models=names,
+            rounds=rounds,
+            repeat=repeat,
+            say=_say,
+        )
+    target = _folder(out)
+    part.write(found, target)
+    part.show(found, console)
+    _say(f"written to {target}")
+
+
+@app.command()
+def idle(
+    clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
+    seconds: Annotated[float, typer.Option(min=5, help="How long to watch.")] = 60.0,
+    dataset: Dataset = "",
+    quick: Quick = False,
+    out: Out = RESULTS,
+) -> None:
+    """CPU and memory of clients that wait for work."""
+    from bench import data
+    from bench import idle as part
+
+    folder = _data(dataset, 50 * clients, 200)
+    with _workspace() as workspace:
+        found = part.run(data.store(folder, clients), workspace, clients, 10 if quick else seconds, _say)
+    target = _folder(out)
+    part.write(found, target)
+    for line in part.lines(found):
+        _say(line)
+    _say(f"written to {target}")
+
+
+@app.command()
+def strategies(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of every run.")] = 20,
+    clients: Annotated[int, typer.Option(min=2, help="Number of clients.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    only: Annotated[str, typer.Option(help="Strategies, separated by commas.")] = "",
+    dataset: Dataset = "",
+    quick: Quick = False,
+    out: Out = RESULTS,
+) -> None:
+    """Accuracy of five strategies on iid data and on Dirichlet 0.1."""
+    from bench import strategies as part
+
+    if quick:
+        rounds, seeds = 2, 1
+    folder = _data(dataset, 500 * clients if quick else None, 1000 if quick else None)
+    with _workspace() as workspace:
+        found = part.run(
+            folder,
+            workspace,
+            strategies=[name for name in only.split(",") if name] or part.STRATEGIES,
+            clients=clients,
+            rounds=rounds,
+            seeds=range(42, 42 + seeds),
+            say=_say,
+        )
+    target = _folder(out)
+    part.write(found, target)
+    _say(part.markdown(found))
+    _say(f"written to {target}")
+
+
+@contextmanager
+def _workspace() -> Iterator[Path]:
+    """Scratch directory of one run of the benchmark."""
+    with tempfile.TemporaryDirectory(prefix="bouquet-bench-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False)
 
 
 def _keep_logs(found: object, workspace: Path, target: Path) -> None:

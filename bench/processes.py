@@ -69,7 +69,13 @@ class Processes(AbstractContextManager["Processes"]):
         self.logs.mkdir(parents=True, exist_ok=True)
 
     def start(
-        self, name: str, command: Sequence[str | Path], *, cwd: Path | None = None, pipe: bool = False
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        cwd: Path | None = None,
+        pipe: bool = False,
+        env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Start a command in a session of its own; its output goes to `<logs>/<name>.log` or to a pipe."""
         with (self.logs / f"{name}.log").open("a", encoding="utf-8") as log:
@@ -77,7 +83,7 @@ class Processes(AbstractContextManager["Processes"]):
             return subprocess.Popen(
                 [str(part) for part in command],
                 cwd=cwd,
-                env={**os.environ, **self.env, TAG: self.tag},
+                env={**os.environ, **self.env, **(env or {}), TAG: self.tag},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -141,17 +147,3 @@ class Processes(AbstractContextManager["Processes"]):
         finally:
             if previous is not None:
                 signal.signal(signal.SIGINT, previous)
-
-
-@dataclass(slots=True)
-class Usage:
-    """CPU and memory of a group of processes, by role."""
-
-    cpu_s: dict[str, float] = field(default_factory=dict)
-    pss_mb: dict[str, float] = field(default_factory=dict)
-
-
-def memory_mb(process: psutil.Process) -> float:
-    """Proportional set size in MB (shared pages divided among their users); USS where PSS is unknown."""
-    info = process.memory_full_info()
-    return float(getattr(info, "pss", info.uss)) / 1e6

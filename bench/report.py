@@ -17,6 +17,7 @@ HEADER = (
     "÷ epochs + evaluation",
     "first round, s",
     "submission to end, s",
+    "whole command, s",
     "accuracy",
 )
 GOALS = (
@@ -35,13 +36,15 @@ GOALS = (
 def cells(comparison: Comparison, row: Row) -> tuple[str, ...]:
     """One row of the table."""
     if not row.measurements:
-        return (row.title, f"not measured: {row.problem}", "", "", "", "", "")
+        return (row.title, f"not measured: {row.problem}", *[""] * (len(HEADER) - 2))
     warm = statistics.median(row.warm)
     strict, full = comparison.baseline(False), comparison.baseline(True)
     spread = f"{warm:.2f} ({min(row.warm):.2f} to {max(row.warm):.2f})"
     if row.epochs:
         spread += f"; epochs alone {statistics.median(row.epochs):.2f}"
-    first, run_s, accuracy = (row.median(name) for name in ("first", "run_s", "accuracy"))
+    first, run_s, command_s, accuracy = (
+        row.median(name) for name in ("first", "run_s", "command_s", "accuracy")
+    )
     return (
         row.title,
         spread,
@@ -49,6 +52,7 @@ def cells(comparison: Comparison, row: Row) -> tuple[str, ...]:
         f"{warm / full:.2f}" if full else "",
         f"{first:.1f}" if first is not None else "",
         f"{run_s:.0f}" if run_s is not None else "",
+        f"{command_s:.0f}" if command_s is not None else "",
         f"{accuracy:.3f}" if accuracy is not None else "",
     )
 
