@@ -70,6 +70,7 @@ def store(folder: Path, clients: int) -> Path:
 def _load(name: str, split: str) -> Any:
     import datasets
 
+    datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(str(Path(name).resolve()) if Path(name).is_dir() else name, split=split)
     except Exception as error:  # the library raises many kinds for "not there" and "not reachable"

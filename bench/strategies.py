@@ -85,7 +85,12 @@ def run(
             for strategy in strategies:
                 scratch = workspace / f"{strategy}-{division.replace(' ', '-')}-{seed}"
                 try:
-                    curve = accuracy(data, scratch, strategy=strategy, clients=clients, rounds=rounds, seed=seed)
+                    curve = accuracy(
+                        data, scratch, strategy=strategy, clients=clients, rounds=rounds, seed=seed
+                    )
+                except BenchError as error:
+                    say(f"failed: {error}")
+                    continue
                 curves[strategy][division][seed] = curve
                 say(f"{strategy}, {division}, seed {seed}: {100 * curve[-1]:.1f} %")
     return {
@@ -113,6 +118,8 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "failed"
     if len(values) == 1:
         return f"{values[0]:.1f}"
     mean, spread = statistics.mean(values), statistics.stdev(values)
