@@ -11,8 +11,8 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -32,11 +32,9 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(1500)]
 class Federation:
     """Everything of one federation, while it runs."""
 
-    host: Host
     cluster: FakeCluster
     server: Pod
     clients: list[Pod]
-    results: Path
 
 
 def _engine() -> None:
@@ -94,7 +92,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
             pod = pod_of(host, "StatefulSet", "bouquet-supernode", replica_metadata(workload, ordinal))
             pod.create(host.name)
             clients.append(pod)
-        _all([lambda pod=pod: pod.run_init_containers() for pod in clients])
+        with ThreadPoolExecutor(CLIENTS) as pool:  # as the pods of a parallel StatefulSet start
+            list(pool.map(Pod.run_init_containers, clients))
         assert docker("wait", job.container_name("keys")) == "0", job.log("keys")
 
         server = pod_of(host, "Deployment", "bouquet-superlink")
@@ -107,22 +106,13 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         server.serve_as("bouquet-superlink")
         for pod in clients:
             pod.wait_ready()
-        yield Federation(host, cluster, server, clients, volumes / "bouquet-superlink" / "results")
+        yield Federation(cluster, server, clients)
 
 
 def _wait_for_object(cluster: FakeCluster, key: tuple[str, str], job: Pod) -> None:
     while key not in cluster.objects:
         assert job.state("keys") == "running", job.log("keys")
         threading.Event().wait(0.5)
-
-
-def _all(steps: list) -> None:  # type: ignore[type-arg]
-    """Run steps side by side, as the pods of a parallel StatefulSet start; the first error is raised."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(len(steps)) as pool:
-        for future in [pool.submit(step) for step in steps]:
-            future.result()
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +174,9 @@ def test_every_process_is_unprivileged_on_a_read_only_root(federation: Federatio
 def test_a_client_holds_its_own_key_and_no_other_secret(federation: Federation) -> None:
     seen = set()
     for pod in federation.clients:
-        found = pod.execute("supernode", "sh", "-c", "grep -rlsI 'PRIVATE KEY' /keys /pki /data /tmp || true")
+        found = pod.execute(
+            "supernode", "sh", "-c", "grep -rlsI '^-----BEGIN .*PRIVATE KEY' /keys /pki /data /tmp || true"
+        )
         assert found.split() == ["/keys/node.key"]
         assert pod.execute("supernode", "stat", "--format=%a %u", "/keys/node.key") == "600 10001"
         seen.add(pod.execute("supernode", "sha256sum", "/keys/node.key"))
@@ -203,7 +195,7 @@ def test_the_control_api_answers_inside_the_server_pod_only(federation: Federati
 def test_a_pod_that_is_started_again_keeps_its_key_and_data(trained: Federation) -> None:
     pod = trained.clients[0]
     before = pod.message("node-key"), pod.execute("supernode", "stat", "--format=%Y", "/data")
-    docker("rm", "--force", pod.container_name("supernode"))
+    pod.stop()
     pod.run_init_containers()
     pod.start_containers()
     pod.wait_ready()
