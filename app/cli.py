@@ -137,9 +137,10 @@ def train(
     from app.fleet import submit
     from app.rounds.results import record_traffic
 
-    values = submit.run_config_for(clients, rounds, config)
+    folder = submit.project_folder(project)
+    values = submit.run_config_for(folder, clients, rounds, config)
     submit.wait_for_superlink(control_address, submit.CONNECT_TIMEOUT_S)
-    submission = submit.Submission(submit.project_folder(project), values, control_address, ca)
+    submission = submit.Submission(folder, values, control_address, ca)
     outcome = submit.submit(submission, say)
     if results is not None:
         record_traffic(results, outcome.run_id, outcome.bytes_down, outcome.bytes_up)
@@ -173,7 +174,8 @@ def up(
     from app.learning.store import Store
     from app.rounds.results import record_traffic
 
-    run_config = submit.run_config_for(clients, rounds, config)
+    folder = submit.project_folder(project)
+    run_config = submit.run_config_for(folder, clients, rounds, config)
     launch.require_free_ports(fleet_port, control_port)
     if data is None:
         data = prepare_by_name(
@@ -181,14 +183,12 @@ def up(
             alpha=alpha, classes_per_partition=classes_per_partition, shards_per_partition=shards_per_partition,
         )  # fmt: skip
     manifest = Store.open(data).manifest
-    if manifest.num_partitions != clients:
+    if manifest.partitioner != "none" and manifest.num_partitions != clients:
         raise UserError(
             f"BOUQUET_DATA={data} was made for {manifest.num_partitions} partitions, not NUM_CLIENTS={clients}; prepare it again"
         )
     say(f"{clients} clients as plain processes on this machine, {manifest.source} from {data}")
-    federation = launch.Federation(
-        clients, data, results, submit.project_folder(project), run_config, fleet_port, control_port
-    )
+    federation = launch.Federation(clients, data, results, folder, run_config, fleet_port, control_port)
     outcome = launch.run(federation, say)
     record_traffic(results, outcome.run_id, outcome.bytes_down, outcome.bytes_up)
     raise typer.Exit(0 if outcome.finished else 1)

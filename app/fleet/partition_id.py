@@ -51,7 +51,9 @@ def pod_ordinal(environment: Mapping[str, str]) -> tuple[str, str] | None:
     if name := environment.get("POD_NAME", ""):
         if match := re.fullmatch(r".+-(\d+)", name):
             return match.group(1), "POD_NAME"
-        raise UserError(f"POD_NAME={name!r} does not end in -<ordinal>; run the clients as a StatefulSet or set PARTITION_ID")
+        raise UserError(
+            f"POD_NAME={name!r} does not end in -<ordinal>; run the clients as a StatefulSet or set PARTITION_ID"
+        )
     return None
 
 
@@ -101,6 +103,8 @@ def resolve(environment: Mapping[str, str], num_partitions: int) -> PartitionId:
         return PartitionId(_checked(value, num_partitions, setting), setting)
     folder = environment.get("BOUQUET_LEASES", "")
     if not folder:
-        raise UserError("no partition id: set PARTITION_ID, or BOUQUET_LEASES to a folder that the replicas share")
+        raise UserError(
+            "no partition id: set PARTITION_ID, or BOUQUET_LEASES to a folder that the replicas share"
+        )
     number, handle = lease(Path(folder), num_partitions)
     return PartitionId(number, f"lease in {folder}", handle)

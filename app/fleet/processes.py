@@ -1,6 +1,5 @@
 """Starting processes that never outlive the one that started them."""
 
-import contextlib
 import ctypes
 import os
 import signal

@@ -4,17 +4,21 @@ import hashlib
 import os
 import re
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flwr.common.config import flatten_dict, parse_config_args
+
 from app.errors import UserError
 from app.fleet import flower
 from app.settings import RunSettings, RunValue, parse_run_config
 
 if TYPE_CHECKING:
+    import httpx
     from flwr.proto.run_pb2 import Run
     from flwr.supercore.control import ControlHttpClient
 
@@ -39,10 +43,11 @@ class Submission:
     ca: Path | None = None
 
 
-def run_config_for(clients: int, rounds: int | None, extra: str) -> dict[str, RunValue]:
+def run_config_for(project: Path, clients: int, rounds: int | None, extra: str) -> dict[str, RunValue]:
     """The run config of a federation of ``clients``: the tutorial's minima, scaled to their number.
 
     Args:
+        project: folder of the app. Bouquet's own keys are checked by value, another app's by name.
         clients: number of clients; all are waited for.
         rounds: number of rounds; None for the app's default.
         extra: the person's own pairs, which win.
@@ -50,6 +55,7 @@ def run_config_for(clients: int, rounds: int | None, extra: str) -> dict[str, Ru
     Raises:
         UserError: an unknown key or a value out of range.
     """
+    known, is_bouquet = _app_config(project)
     derived: dict[str, RunValue] = {
         "min-available-nodes": clients,
         "min-train-nodes": clients,
@@ -57,26 +63,54 @@ def run_config_for(clients: int, rounds: int | None, extra: str) -> dict[str, Ru
     }
     if rounds is not None:
         derived["num-server-rounds"] = rounds
-    values = derived | parse_run_config(extra)
+    if not is_bouquet:
+        given = _foreign_config(extra, known)
+        return {key: value for key, value in derived.items() if key in known} | given
+    given = parse_run_config(extra)
+    values = derived | given
     settings = RunSettings.from_run_config(values)
-    for name, minimum in (
-        ("min-available-nodes", settings.min_available_nodes),
-        ("min-train-nodes", settings.min_train_nodes),
-        ("min-evaluate-nodes", settings.min_evaluate_nodes),
-    ):
-        if minimum > clients:
+    for name in ("min-available-nodes", "min-train-nodes", "min-evaluate-nodes"):
+        if int(values[name]) > clients:
             raise UserError(
-                f"{name}={minimum} is more than the {clients} clients there are; lower it or raise NUM_CLIENTS"
+                f"{name}={values[name]} is more than the {clients} clients there are; lower it or raise NUM_CLIENTS"
             )
-    if "fraction-train" in values and "min-train-nodes" not in parse_run_config(extra):
-        # A fraction that the person chose is not to be overruled by the minimum derived above.
-        values["min-train-nodes"] = max(1, int(clients * settings.fraction_train))
+    # A fraction that the person chose is not to be overruled by the minimum derived above.
+    for phase, fraction in (("train", settings.fraction_train), ("evaluate", settings.fraction_evaluate)):
+        if f"fraction-{phase}" in given and f"min-{phase}-nodes" not in given:
+            values[f"min-{phase}-nodes"] = max(1, int(clients * fraction))
+    return values
+
+
+def _app_config(project: Path) -> tuple[set[str], bool]:
+    """The run-config keys of the app in ``project``, and whether it is Bouquet's own."""
+    try:
+        app = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
+        return set(flatten_dict(app.get("config", {}))), app["components"][
+            "serverapp"
+        ] == "app.server_app:app"
+    except OSError:
+        raise UserError(f"{project} is no Flower app: it has no pyproject.toml") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{project / 'pyproject.toml'} is not that of a Flower app: {error}") from None
+
+
+def _foreign_config(text: str, known: set[str]) -> dict[str, RunValue]:
+    try:
+        values: dict[str, RunValue] = parse_config_args([text] if text.strip() else None)
+    except ValueError as error:
+        raise UserError(f"run config {text!r} cannot be read: {error}") from None
+    for key in values:
+        if key not in known:
+            raise UserError(
+                f"run config: this app has no key '{key}'; its keys are {', '.join(sorted(known))}"
+            )
     return values
 
 
 @contextmanager
 def control(address: str, ca: Path | None) -> Iterator["ControlHttpClient"]:
     """Flower's client of the Control API, closed at the end."""
+    import httpx
     from flwr.cli.utils import CliClientHttpInterceptor  # type: ignore[attr-defined]
     from flwr.supercore.control import ControlHttpClient
     from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -89,8 +123,23 @@ def control(address: str, ca: Path | None) -> Iterator["ControlHttpClient"]:
     )
     try:
         yield client
+    except httpx.HTTPStatusError as error:
+        raise UserError(f"the SuperLink refused: {_reason(error.response)}") from None
+    except httpx.TransportError as error:
+        raise UserError(
+            f"the SuperLink at {address} does not answer as it should ({error}); look at its log"
+        ) from None
     finally:
         client.close()
+
+
+def _reason(response: "httpx.Response") -> str:
+    """What Flower's Control API says in an error response."""
+    try:
+        answer = response.json()
+        return f"{answer.get('message') or answer} {answer.get('public_details') or ''}".strip()
+    except (ValueError, AttributeError):
+        return f"{response.status_code} {response.text[:200]}"
 
 
 def wait_for_superlink(address: str, timeout_s: float, alive: Callable[[], bool] = lambda: True) -> None:
@@ -143,8 +192,6 @@ def submit(submission: Submission, say: Callable[[str], None]) -> Outcome:
     from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
     from flwr.supercore.fab import Fab
 
-    if not (submission.project / "pyproject.toml").is_file():
-        raise UserError(f"{submission.project} is no Flower app: it has no pyproject.toml")
     content = build_fab_from_disk(submission.project)
     fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
     with control(submission.control_address, submission.ca) as client:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -63,10 +64,17 @@ def choose_gpu(environment: Mapping[str, str], partition: int) -> str | None:
     return gpus[partition % len(gpus)] if gpus else None
 
 
+def _free_port() -> int:
+    """A port of loopback for the stock SuperNode's Runtime API: several may share this network namespace."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def arguments(settings: SuperNodeSettings) -> list[str]:
     """The command line of stock ``flower-supernode``, for when the warm path cannot start."""
     node_config = " ".join(f"{name}={value}" for name, value in settings.node_config.items())
-    command = ["--superlink", settings.superlink, "--node-config", node_config, "--port", "0"]
+    command = ["--superlink", settings.superlink, "--node-config", node_config, "--port", str(_free_port())]
     if settings.health_address:
         command += ["--health-server-address", settings.health_address]
     command += ["--root-certificates", str(settings.ca)] if settings.ca else ["--insecure"]
