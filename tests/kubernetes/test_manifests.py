@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from .mutations import MUTATIONS, RULES, SCHEMA_MUTATIONS, Change, Rule
-from .objects import Object, container, find, named, settings_of, title
+from .objects import Object, container, containers, find, named, plain_environment, settings_of, title
 from .render import COMBINATIONS, K8S, combination, overlay
 
 OLDEST = "1.28"
@@ -84,14 +84,28 @@ def test_changed_settings_replace_the_pods_that_read_them() -> None:
     assert settings_name(combination("cpu")) != settings_name(overlay("cpu", settings={"ROUNDS": "6"}))
 
 
+def _client_pod(name: str) -> Object:
+    pod: Object = find(combination(name), "StatefulSet", "bouquet-supernode")["spec"]["template"]["spec"]
+    return pod
+
+
 def test_the_gpu_overlay_gives_each_client_one_gpu() -> None:
     for name, resource in (("gpu", "nvidia.com/gpu"), ("gpu+time-slicing", "nvidia.com/gpu.shared")):
-        pod = find(combination(name), "StatefulSet", "bouquet-supernode")["spec"]["template"]["spec"]
+        pod = _client_pod(name)
         limits = container(pod, "supernode")["resources"]["limits"]
         assert {key: value for key, value in limits.items() if "nvidia" in key} == {resource: "1"}
         assert any(toleration["key"] == "nvidia.com/gpu" for toleration in pod["tolerations"])
-    pod = find(combination("cpu"), "StatefulSet", "bouquet-supernode")["spec"]["template"]["spec"]
-    assert "nvidia" not in yaml.safe_dump(pod)
+
+
+def test_no_container_but_the_gpu_overlays_client_sees_a_gpu() -> None:
+    for name, with_gpu in (("cpu", set[str]()), ("gpu", {"supernode"}), ("gpu+time-slicing", {"supernode"})):
+        pod = _client_pod(name)
+        assert {
+            entry["name"]
+            for _, entry in containers(pod)
+            if plain_environment(entry).get("NVIDIA_VISIBLE_DEVICES") != "void"
+        } == with_gpu
+    assert "nvidia.com" not in yaml.safe_dump(_client_pod("cpu"))
 
 
 def test_the_own_registry_serves_every_image_of_bouquet() -> None:

@@ -28,6 +28,7 @@ from .objects import (
 APP = Path(__file__).parents[2] / "app"
 FLEET_PORT = 9092
 CONTROL_PORT = 8000
+OF_THE_RUNTIME = {"NVIDIA_VISIBLE_DEVICES"}  # read by NVIDIA's container runtime
 # Made by the Job (or by cert-manager), so not among the manifests.
 MADE_LATER = {
     ("Secret", keys.SERVER_SECRET),
@@ -192,7 +193,7 @@ def environment_known(objects: list[Object]) -> list[str]:
     for owner, pod in pods(objects):
         for _, entry in containers(pod, owner):
             names |= {variable["name"] for variable in entry.get("env", [])}
-    return [f"{name}: read nowhere in app/" for name in sorted(names - _names_in_code())]
+    return [f"{name}: read nowhere in app/" for name in sorted(names - _names_in_code() - OF_THE_RUNTIME)]
 
 
 def references_exist(objects: list[Object]) -> list[str]:
