@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from app import cli_identity
 from app.errors import UserError
 
 app = typer.Typer(
@@ -80,8 +81,7 @@ def superlink(
     """Run the SuperLink: SuperNodes dial in, the Control API stays on loopback."""
     from app.fleet import superlink as link
 
-    if insecure == (certificates is not None):
-        raise UserError("give either --certificates (BOUQUET_CERTIFICATES) or --insecure")
+    cli_identity.check_transport(insecure, certificates, "--certificates (BOUQUET_CERTIFICATES)")
     link.run(link.SuperLinkSettings(fleet_address, control_port, certificates, state))
 
 
@@ -106,8 +106,7 @@ def supernode(
     """Run one client: find its partition id, dial the SuperLink, train when asked."""
     from app.fleet import supernode as node
 
-    if insecure == (ca is not None):
-        raise UserError("give either --ca (BOUQUET_CA) with --key (BOUQUET_NODE_KEY), or --insecure")
+    cli_identity.check_transport(insecure, ca, "--ca (BOUQUET_CA) with --key (BOUQUET_NODE_KEY)")
     settings, partition = node.settings_from(
         os.environ,
         superlink=superlink,
@@ -252,6 +251,28 @@ def samples(
     else:
         file = pictures.save_samples(store, partition_id, out or Path(f"results/samples-{partition_id}.png"))
     say(f"saved {file}")
+
+
+@app.command()
+def centralized(
+    data: StoreFolder = None,
+    partition_id: Annotated[int, typer.Option(help="Whose data.", min=0)] = 0,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 5,
+    all_data: Annotated[bool, typer.Option("--all-data", help="Everybody's data: the upper bound.")] = False,
+    config: Config = "",
+) -> None:
+    """One organisation alone: train on one partition, say how good it gets."""
+    from app.learning.centralized import train_alone
+    from app.learning.store import Store
+    from app.settings import RunSettings, parse_run_config
+
+    settings = RunSettings.from_run_config(parse_run_config(config))
+    train_alone(
+        Store.open(data), settings, partition_id=partition_id, epochs=epochs, all_data=all_data, say=say
+    )
+
+
+cli_identity.add_to(app)
 
 
 def main() -> Any:

@@ -72,8 +72,11 @@ def run(settings: SuperLinkSettings) -> None:
     _require_free(host.strip("[]") or "0.0.0.0", int(port), "--fleet-address")
     _require_free("127.0.0.1", settings.control_port, "--control-port")
     if settings.certificates is not None:
-        for warning in keys.check_server_identity(settings.certificates):
-            print(f"warning: {warning}", flush=True)
+        keys.check_server_identity(settings.certificates)
+        keys.watch_expiry(
+            [settings.certificates / "ca.crt", settings.certificates / "server.crt"],
+            lambda line: print(f"warning: {line}", flush=True),
+        )
     if settings.state is not None:
         settings.state.mkdir(parents=True, exist_ok=True)
     flower.prepare_environment()

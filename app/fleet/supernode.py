@@ -102,16 +102,18 @@ def run(settings: SuperNodeSettings) -> None:
     """Dial the SuperLink and process its messages; returns only when the connection is over for good."""
     flower.prepare_environment()
     authentication_keys = None
-    if settings.ca is not None and settings.key is not None:
-        for warning in keys.check_client_identity(settings.ca, settings.key):
-            print(f"warning: {warning}", flush=True)
+    if settings.ca is not None:
+        if settings.key is None:
+            raise UserError("no key: give --key (BOUQUET_NODE_KEY); `bouquet node-key` makes one")
+        keys.check_client_identity(settings.ca, settings.key)
+        keys.watch_expiry([settings.ca], lambda line: print(f"warning: {line}", flush=True))
         authentication_keys = keys.load_node_key(settings.key)
     if (gpu := choose_gpu(os.environ, settings.partition)) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if os.environ.get("BOUQUET_WARM", "1") == "0":
         _run_stock(settings, "BOUQUET_WARM=0")
 
-    from app.fleet import model_cache, waiting
+    from app.fleet import model_cache, refusals, waiting
     from app.fleet.warm import executor as warm
 
     if reason := warm.unsupported():
@@ -139,6 +141,7 @@ def run(settings: SuperNodeSettings) -> None:
     warm.install(executor)
     model_cache.install(internal)
     waiting.install(internal)
+    refusals.install(internal, settings.superlink)
     waiting.wait_for_port(settings.superlink)
     try:
         internal.start_client_internal(
