@@ -1,7 +1,11 @@
 """Every overlay and useful combination renders to what Kubernetes accepts and our own rules hold for."""
 
 import copy
+import os
+import re
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
@@ -9,7 +13,7 @@ import yaml
 
 from .mutations import MUTATIONS, RULES, SCHEMA_MUTATIONS, Change, Rule
 from .objects import Object, container, containers, find, named, plain_environment, settings_of, title
-from .render import COMBINATIONS, K8S, combination, overlay
+from .render import COMBINATIONS, K8S, combination, kustomize, overlay
 
 OLDEST = "1.28"
 NEWEST = kubernetes_validate.latest_version()
@@ -63,6 +67,9 @@ def test_every_rule_has_a_mutation() -> None:
 
 def test_every_component_and_overlay_is_rendered() -> None:
     rendered = {component for _, components in COMBINATIONS.values() for component in components}
+    for base, _ in COMBINATIONS.values():
+        shipped = yaml.safe_load((K8S / "overlays" / base / "kustomization.yaml").read_text())
+        rendered |= {Path(component).name for component in shipped.get("components") or []}
     assert rendered == {folder.name for folder in (K8S / "components").iterdir()}
     assert {base for base, _ in COMBINATIONS.values()} == {
         folder.name for folder in (K8S / "overlays").iterdir()
@@ -73,6 +80,28 @@ def test_one_value_sets_clients_partitions_and_replicas() -> None:
     objects = overlay("cpu", settings={"NUM_CLIENTS": "3"})
     assert find(objects, "StatefulSet", "bouquet-supernode")["spec"]["replicas"] == 3
     assert settings_of(objects)["NUM_CLIENTS"] == "3"
+    assert [problem for rule in RULES for problem in rule(objects)] == []
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_the_options_of_an_overlay_work_when_uncommented(name: str, tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s" / "overlays" / name / "kustomization.yaml"
+    text, count = re.subn(r"^#(  - \.\./\.\./components/)", r"\1", file.read_text(), flags=re.MULTILINE)
+    assert count >= 5
+    file.write_text(text)
+    objects = kustomize(file.parent)
+    assert [problem for rule in RULES for problem in rule(objects)] == []
+    assert any("registry.example.com" in str(item) for item in objects)
+
+
+def test_the_readmes_overlay_works(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (K8S / "README.md").read_text(), flags=re.DOTALL)
+    (address,) = re.findall(r"https://\S+//deploy/k8s/overlays/gpu\?ref=[^\]]+", block)
+    here = os.path.relpath(K8S.resolve() / "overlays/gpu", tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(block.replace(address, here))
+    objects = kustomize(tmp_path)
+    assert find(objects, "StatefulSet", "bouquet-supernode")["spec"]["replicas"] == 20
     assert [problem for rule in RULES for problem in rule(objects)] == []
 
 
