@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import UserError
-from app.fleet import flower, keys
+from app.fleet import admission, cores, flower, keys
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,13 @@ def run(settings: SuperLinkSettings) -> None:
     _require_free("127.0.0.1", settings.control_port, "--control-port")
     if settings.certificates is not None:
         keys.check_server_identity(settings.certificates)
-        keys.watch_expiry(
-            [settings.certificates / "ca.crt", settings.certificates / "server.crt"],
-            lambda line: print(f"warning: {line}", flush=True),
-        )
     if settings.state is not None:
         settings.state.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("BOUQUET_MEMBERS", str(settings.state / "members.json"))
     flower.prepare_environment()
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores.available_cores()))
+    if settings.certificates is not None:
+        admission.make_handshakes_readable()
 
     import logging
 
@@ -89,6 +88,12 @@ def run(settings: SuperLinkSettings) -> None:
     from app.fleet import longpoll
 
     longpoll.install()
+    if settings.certificates is not None:
+        admission.install()
+        keys.watch_expiry(
+            [settings.certificates / "ca.crt", settings.certificates / "server.crt"],
+            lambda line: print(f"warning: {line}", flush=True),
+        )
     # One line per request is noise here and costs time; Flower's own log lines say what happens.
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     sys.argv = ["flower-superlink", *arguments(settings)]

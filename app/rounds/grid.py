@@ -17,6 +17,8 @@ from flwr.serverapp import Grid
 from app.learning.arrays import PACKED, pack_arrays, unpack_arrays
 
 ARRAYS = "arrays"
+# A record travels in one message, which the SuperLink limits to 64 MiB; a larger model goes as Flower sends it, in chunks.
+LARGEST_PACKED = 48 * 1024 * 1024
 HELD_S = 0.5  # an empty answer that took this long was held by the SuperLink
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 3.0
 
@@ -70,7 +72,8 @@ def packed(messages: Iterable[Message], dtype: str) -> list[Message]:
     result = []
     for message in messages:
         content = message.content
-        if (arrays := content.array_records.get(ARRAYS)) is not None:
+        arrays = content.array_records.get(ARRAYS)
+        if arrays is not None and sum(len(array.data) for array in arrays.values()) <= LARGEST_PACKED:
             if id(arrays) not in records:
                 records[id(arrays)] = arrays, pack_arrays(arrays, dtype)
             others = {name: record for name, record in content.items() if name != ARRAYS}
