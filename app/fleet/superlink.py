@@ -1,5 +1,6 @@
 """``bouquet superlink``: Flower's SuperLink, closed by default, holding requests instead of being polled."""
 
+import logging
 import os
 import socket
 import sys
@@ -36,6 +37,11 @@ def _require_free(host: str, port: int, setting: str) -> None:
             raise UserError(
                 f"{setting}={host}:{port} cannot be used ({error.strerror}); stop what listens there or choose another port"
             ) from None
+
+
+def _failed(record: logging.LogRecord) -> bool:
+    """Whether an access-log record is of a request that failed; the last of its arguments is the HTTP status."""
+    return not (isinstance(record.args, tuple) and record.args and str(record.args[-1]).startswith("2"))
 
 
 def arguments(settings: SuperLinkSettings) -> list[str]:
@@ -81,8 +87,6 @@ def run(settings: SuperLinkSettings) -> None:
     if settings.certificates is not None:
         admission.make_handshakes_readable()
 
-    import logging
-
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
     from app.fleet import longpoll
@@ -94,7 +98,8 @@ def run(settings: SuperLinkSettings) -> None:
             [settings.certificates / "ca.crt", settings.certificates / "server.crt"],
             lambda line: print(f"warning: {line}", flush=True),
         )
-    # One line per request is noise here and costs time; Flower's own log lines say what happens.
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    # One line per request is noise here and costs time; Flower's own log lines say what happens. A filter, because
+    # the web server sets this logger's level anew when it starts.
+    logging.getLogger("uvicorn.access").addFilter(_failed)
     sys.argv = ["flower-superlink", *arguments(settings)]
     flower_superlink()
