@@ -17,12 +17,12 @@ import contextlib
 import importlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
-from app.fleet.members import key_fingerprint
 from app.fleet.refusals import Handshakes
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def make_handshakes_readable(*, loopback: bool = False) -> None:
     A process and not a thread: what a dying SuperLink writes must still come out. Call before gRPC is
     imported and before the first thread; it forks. `loopback`: report who leaves there, too.
     """
+    if "grpc" in sys.modules:
+        raise RuntimeError("make_handshakes_readable comes too late: gRPC has read its settings")
     os.environ["GRPC_VERBOSITY"] = "info"
     os.environ["GRPC_TRACE"] = "handshaker"
     reader, writer = os.pipe()
@@ -114,6 +116,8 @@ def _interceptor_class() -> type:
     from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
     from flwr.supercore import log
     from flwr.supercore.utils import get_metadata_bytes
+
+    from app.fleet.members import key_fingerprint
 
     refusals = _Log()
 

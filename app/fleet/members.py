@@ -19,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.errors import UserError
 from app.fleet.keys import fingerprint, load_public_key
 from app.fleet.private_files import PUBLIC, write_atomically
-from app.fleet.submit import control
 
 if TYPE_CHECKING:
     from flwr.proto.node_pb2 import NodeInfo
@@ -192,14 +191,22 @@ def _write_registry(connection: Connection, known: list[Member]) -> None:
 def _control(connection: Connection) -> Iterator["ControlHttpClient"]:
     """The Control API; what goes wrong with it becomes one line."""
     import httpx
+    from flwr.cli.utils import CliClientHttpInterceptor  # type: ignore[attr-defined]
+    from flwr.supercore.control import ControlHttpClient
     from flwr.supercore.error import FlowerError
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
     where = f"the SuperLink's Control API at {connection.address}"
     if connection.ca is not None and not connection.ca.is_file():
         raise UserError(f"BOUQUET_CA (--ca): {connection.ca} does not exist")
+    client = ControlHttpClient.from_server_address(
+        server_address=connection.address,
+        insecure=connection.ca is None,
+        root_certificates=connection.ca.read_bytes() if connection.ca else None,
+        interceptors=[CliClientHttpInterceptor(), RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+    )
     try:
-        with control(connection.address, connection.ca) as client:
-            yield client
+        yield client
     except httpx.HTTPStatusError as error:
         flower = FlowerError.from_json(error.response.text)
         reason = flower.message if flower else f"status {error.response.status_code}"
@@ -215,3 +222,5 @@ def _control(connection: Connection) -> Iterator["ControlHttpClient"]:
             f"{where} does not answer: start the SuperLink, and run this on its host (in its container), "
             "because that port is open on loopback only"
         ) from None
+    finally:
+        client.close()
