@@ -6,7 +6,6 @@ the kubelet by `docker_pods`.
 
 import csv
 import json
-import shutil
 import subprocess
 import threading
 import uuid
@@ -19,11 +18,10 @@ import pytest
 from .docker_pods import Host, Pod, docker, pod_of
 from .fake_api import FakeCluster, client_pod, serve, stateful_set
 from .objects import Object, find, replica_metadata
-from .render import K8S, missing, overlay
+from .render import overlay
 
 CLIENTS = 3
 ROUNDS = 2
-TAGS = {"bouquet-superlink": "latest", "bouquet-supernode": "latest-cpu"}
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1500)]
 
@@ -37,34 +35,15 @@ class Federation:
     clients: list[Pod]
 
 
-def _engine() -> None:
-    if shutil.which("docker") is None:
-        missing("no docker command")
-    if subprocess.run(["docker", "info"], capture_output=True).returncode:
-        missing("no Docker engine answers")
-
-
-def _build() -> None:
-    root = K8S.parents[1]
-    result = subprocess.run(
-        ["docker", "compose", "--profile", "cpu", "build", "--quiet"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-
-
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+def federation(images: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """The Job, the SuperLink's pod and three clients' pods, up and training."""
-    _engine()
-    _build()
     folder = tmp_path_factory.mktemp("kubernetes")
     volumes = folder / "volumes"
     volumes.mkdir()
     settings = {"NUM_CLIENTS": str(CLIENTS), "ROUNDS": str(ROUNDS), "DATASET": "digits", "RUN": "test"}
-    objects = overlay("cpu", settings=settings, tags=TAGS)
+    tags = {"bouquet-superlink": images, "bouquet-supernode": f"{images}-cpu"}
+    objects = overlay("cpu", settings=settings, tags=tags)
     clients: list[Pod] = []
 
     def pods() -> list[Object]:
@@ -77,7 +56,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         f"bouquet-test-{uuid.uuid4().hex[:8]}",
         volumes,
         objects,
-        f"bouquet-superlink:{TAGS['bouquet-superlink']}",
+        f"bouquet-superlink:{images}",
         lambda kind, name: cluster.objects.get((resources[kind], name)),
     )
     with host, serve(cluster, folder / "account") as port:
