@@ -113,6 +113,7 @@ def test_the_pods_train_two_rounds_with_three_clients(trained: Federation) -> No
     summary = json.loads(_results(trained, "summary.json"))
     assert summary["rounds"] == ROUNDS
     assert summary["num_clients"] == CLIENTS
+    assert summary["mode"] == "kubernetes"
     assert summary["failures"] == []
     assert summary["accuracy"] > 0.15  # ten classes, so chance is 0.10
     rows = list(csv.DictReader(_results(trained, "history.csv").splitlines()))

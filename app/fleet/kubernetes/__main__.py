@@ -36,7 +36,7 @@ def enroll() -> int:
     from app.fleet.members import Connection
 
     connection = Connection(ca=Path(os.environ["BOUQUET_CA"]), state=Path(os.environ["BOUQUET_STATE"]))
-    keep_enrolled(Path(os.environ["BOUQUET_MEMBERS"]), connection, ENROLLED, _alive)
+    keep_enrolled(Path(os.environ["BOUQUET_MEMBER_LIST"]), connection, ENROLLED, _alive)
     return 0
 
 

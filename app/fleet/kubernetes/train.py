@@ -29,9 +29,9 @@ def train_once(
 ) -> int:
     """Submit the run `RUN` unless it has finished; return its exit status and keep it for `result`.
 
-    A run that fails is submitted again, at most three times in all: `bouquet train` goes on from the last
-    checkpoint. Settings that are wrong stay wrong, so they are not tried again. `alive` is called
-    about once a second. Raises UserError for a RUN that is no name.
+    A run that fails is submitted again, at most three times in all. Settings that are wrong stay wrong, so
+    they are not tried again. `alive` is called about once a second. Raises UserError for a RUN that is no
+    name.
     """
     record = record_of(environment)
     if record.exists() and json.loads(record.read_text())["status"] == 0:
