@@ -101,7 +101,6 @@ class Containers:
             "COMPOSE_PROJECT_NAME": project,
             "FLEET_PORT": str(port),
             "FLEET_BIND": "127.0.0.1",
-            "RESULTS": str(scratch / "results"),
         }
         settings = f"fraction-evaluate={workload.fraction_evaluate} model='{workload.model}'"
         variables = [
@@ -110,27 +109,32 @@ class Containers:
             f"CLIENTS={workload.clients}",
             f"DATASET={workload.folder}",
             f"CONFIG={settings}",
-            f"RESULTS={scratch / 'results'}",
         ]
+        results = ROOT / "results"  # where `make run` copies them to
+        before = _latest(results)
         started = time.monotonic()
-        with Processes(scratch, env) as processes:
-            try:
+        try:
+            with Processes(scratch, env) as processes:
                 command = ["make", "--no-print-directory", "run", *variables]
-                for _ in processes.run(
-                    "make", command, TIMEOUT_PER_ROUND_S * (workload.rounds + 2), cwd=ROOT
-                ):
+                limit = TIMEOUT_PER_ROUND_S * (workload.rounds + 2)
+                for _ in processes.run("make", command, limit, cwd=ROOT):
                     pass
                 command_s = time.monotonic() - started
-            finally:
-                _remove(project)
-        summary = read_summary(scratch / "results", workload.rounds)
+        finally:
+            _remove(project)  # after the processes, which would start containers again
+        if _latest(results) == before:
+            raise BenchError(f"`make run` left no new results; see {scratch / 'make.log'}")
+        summary = read_summary(results, workload.rounds)
         return Measurement(
             round_s=summary["round_s"],
             accuracy=summary["accuracy"],
-            run_s=command_s,
-            command_s=command_s,
+            command_s=command_s,  # with `prepare`, which reads the data set anew
             note=f"{summary['wall_s']:.1f} s of it in the ServerApp",
         )
+
+
+def _latest(results: Path) -> Path:
+    return (results / "latest").resolve()
 
 
 def _remove(project: str) -> None:
