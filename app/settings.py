@@ -89,9 +89,9 @@ class RunSettings(BaseModel):
 
     # Strategy and its settings, under the names of Flower's own classes.
     strategy: Strategy = "fedavg"
-    proximal_mu: NonNegative = 0.1  # fedprox
+    proximal_mu: NonNegative = 0.01  # fedprox
     server_learning_rate: PositiveFloat = 1.0  # fedavgm
-    server_momentum: BelowOne = 0.9  # fedavgm
+    server_momentum: BelowOne = 0.5  # fedavgm
     eta: PositiveFloat = 0.01  # fedadam, fedyogi, fedadagrad: the server's step
     beta_1: BelowOne = 0.9  # fedadam, fedyogi
     beta_2: BelowOne = 0.99  # fedadam, fedyogi
