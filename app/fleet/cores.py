@@ -77,9 +77,7 @@ def training_slot(folder: Path | None, slots: int, patience_s: float = 600.0) ->
         return
     try:
         pause = 0.002
-        while time.monotonic() < deadline:
-            if any(_try_lock(handle.fileno()) for handle in handles):
-                break
+        while not any(_try_lock(handle.fileno()) for handle in handles) and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(pause * 1.5, 0.02)
         yield
