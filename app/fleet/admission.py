@@ -6,6 +6,8 @@ adds to that, without changing what goes over the wire:
 * the key that a client asks to activate must be the one it signs with. Flower leaves that open for
   `ActivateNode`, so whoever knows a member's public key could keep that member out as "online twice";
 * a refusal says its reason on both ends, with the client's name where it has one;
+* who comes in is noted in `members.json`, node id to name, for the ServerApp's log and `summary.json`;
+  the ServerApp has no other way to learn a client's name;
 * one message is at most 64 MiB (Flower: 2 GiB), so that nobody can fill the memory with a single call;
 * gRPC's handshake errors become readable lines.
 
@@ -15,26 +17,31 @@ Read in flwr 1.39.0, `server/superlink/fleet/grpc_rere/node_auth_server_intercep
 import atexit
 import contextlib
 import importlib
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from logging import INFO, WARNING
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.fleet.private_files import PUBLIC, write_atomically
 from app.fleet.refusals import Handshakes
 
 if TYPE_CHECKING:
     import grpc
 
+REGISTRY = "members.json"
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _QUIET_S = 60.0
 
 
-def install() -> None:
+def install(state: Path | None = None) -> None:
     """Put admission in front of the Fleet API. Call before the SuperLink starts, only with node authentication.
 
+    `state`: the SuperLink's state folder, where `members.json` goes; None for no such file.
     Raises ImportError or AttributeError where Flower is another than the one this was written for: a
     SuperLink whose door cannot be guarded must not open.
     """
@@ -43,7 +50,7 @@ def install() -> None:
     # By its full name: the package exports a function of the same name.
     superlink: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
     _ = superlink.NodeAuthServerInterceptor, superlink.GRPC_MAX_MESSAGE_LENGTH
-    superlink.NodeAuthServerInterceptor = _interceptor_class()
+    superlink.NodeAuthServerInterceptor = _interceptor_class(state / REGISTRY if state else None)
     superlink.GRPC_MAX_MESSAGE_LENGTH = max(MAX_MESSAGE_BYTES, 2 * FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE)
 
 
@@ -109,7 +116,7 @@ class _Log:
             log(WARNING, line)
 
 
-def _interceptor_class() -> type:
+def _interceptor_class(registry: Path | None) -> type:
     import grpc
     from flwr.common.constant import PUBLIC_KEY_HEADER
     from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest
@@ -147,6 +154,7 @@ def _interceptor_class() -> type:
                         _abort(context, reason)
                     response = inner(request, context)
                     log(INFO, "%s is online (node %s)", name, response.node_id)
+                    self._note_names()
                     return response
                 return inner(request, _Reasoned(context, lambda: self._standing(key)[0]))
 
@@ -155,6 +163,16 @@ def _interceptor_class() -> type:
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
+
+        def _note_names(self) -> None:
+            if registry is None:
+                return
+            nodes = self.state_factory.state().get_node_info()
+            names = {str(node.node_id): node.name for node in nodes if node.name}
+            try:
+                write_atomically(registry, json.dumps(names, indent=1).encode(), PUBLIC)
+            except OSError as error:  # names serve people only
+                log(WARNING, "%s cannot be written: %s", registry, error.strerror)
 
         def _standing(self, key: bytes) -> tuple[str, str]:
             """Why this key may not come in (empty: it may) and the client's name."""

@@ -1,10 +1,8 @@
 """The members of a federation: who is enrolled, who is online, who was thrown out.
 
-SuperLink's own state is the only record: it keeps each key with its name. `bouquet enroll` also writes
-`members.json`, node id to name, for the ServerApp's log, which has no other way to learn a client's name.
+SuperLink's own state is the only record: it keeps each key with its name.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.errors import UserError
 from app.fleet.keys import fingerprint, load_public_key
-from app.fleet.private_files import PUBLIC, write_atomically
 
 if TYPE_CHECKING:
     from flwr.proto.node_pb2 import NodeInfo
     from flwr.supercore.control import ControlHttpClient
 
-REGISTRY = "members.json"
 REVOKED = "unregistered"  # Flower's word in NodeInfo.status
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -35,7 +31,7 @@ class Connection:
 
     address: str = "127.0.0.1:8000"
     ca: Path | None = None  # the federation's ca.crt; None for a SuperLink without TLS
-    state: Path | None = None  # SuperLink's state folder, where members.json goes; None for no such file
+    state: Path | None = None  # not used: the SuperLink notes the names itself (admission.py)
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,6 @@ def enroll(name: str, public_key: Path, connection: Connection) -> str:
                     )
                 if member.name != name:
                     raise UserError(f"{public_key} is already enrolled as {member.name}")
-                _write_registry(connection, known)
                 return f"{name} is enrolled already ({member.fingerprint}, node {member.node_id})"
             if member.name == name and member.status != "revoked":
                 raise UserError(
@@ -82,7 +77,6 @@ def enroll(name: str, public_key: Path, connection: Connection) -> str:
         from flwr.proto.control_pb2 import RegisterNodeRequest
 
         node_id = client.RegisterNode(RegisterNodeRequest(public_key=pem, name=name)).node_id
-        _write_registry(connection, _list(client))
     return f"{name} enrolled ({fingerprint(key)}, node {node_id})"
 
 
@@ -116,7 +110,6 @@ def revoke(name: str, connection: Connection) -> str:
 
         for member in current:
             client.UnregisterNode(UnregisterNodeRequest(node_id=member.node_id))
-        _write_registry(connection, _list(client))
     return f"{name} revoked ({current[0].fingerprint}); if connected, it is cut off within a minute"
 
 
@@ -172,19 +165,6 @@ def _last_seen(node: "NodeInfo") -> datetime | None:
         seconds = node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
         return datetime.fromtimestamp(seconds, UTC)
     return datetime.fromtimestamp(node.online_until, UTC)
-
-
-def _write_registry(connection: Connection, known: list[Member]) -> None:
-    if connection.state is None:
-        return
-    entries = {
-        str(member.node_id): {"name": member.name, "fingerprint": member.fingerprint} for member in known
-    }
-    file = connection.state / REGISTRY
-    try:
-        write_atomically(file, json.dumps(entries, indent=1).encode(), PUBLIC)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from None
 
 
 @contextmanager

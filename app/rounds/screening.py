@@ -79,15 +79,15 @@ def screen_evaluation(
 
 
 def read_client_names(registry: Path | None) -> dict[int, str]:
-    """Return node id to name as `bouquet enroll` noted them; empty where nobody was enrolled.
+    """Return node id to name as the SuperLink notes them in its state folder's `members.json`; else empty.
 
     The names serve the log only, so an unreadable file costs the names and nothing else.
     """
     if registry is None:
         return {}
     try:
-        return {int(node): str(entry["name"]) for node, entry in json.loads(registry.read_text()).items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {int(node): str(name) for node, name in json.loads(registry.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
         return {}
 
 

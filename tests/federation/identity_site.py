@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # `bouquet superlink` and `bouquet supernode` without data, partition id and warm workers: only the door.
 SUPERLINK = """
 import sys
+from pathlib import Path
 from app.fleet import admission
 admission.make_handshakes_readable(loopback=True)
-admission.install()
+admission.install(Path(sys.argv[sys.argv.index("--database") + 1]).parent)
 from flwr.superlink.cli.flower_superlink import flower_superlink
 flower_superlink()
 """
@@ -114,7 +115,7 @@ class Site:
             ],
             folder / "superlink.log",
         )
-        self.connection = Connection(f"127.0.0.1:{self.control_port}", certificates / "ca.crt", folder)
+        self.connection = Connection(f"127.0.0.1:{self.control_port}", certificates / "ca.crt")
 
     def ready(self) -> "Site":
         """Wait until both APIs listen."""

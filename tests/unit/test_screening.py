@@ -309,7 +309,7 @@ def test_names_of_clients_come_from_the_registry(tmp_path: Path) -> None:
     registry = tmp_path / "members.json"
     assert read_client_names(None) == {}
     assert read_client_names(registry) == {}
-    registry.write_text(json.dumps({"17": {"name": "hospital-a", "fingerprint": "SHA256:x"}}))
+    registry.write_text(json.dumps({"17": "hospital-a"}))
     assert read_client_names(registry) == {17: "hospital-a"}
     registry.write_text("{broken")
     assert read_client_names(registry) == {}
