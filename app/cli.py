@@ -13,7 +13,22 @@ from typing import Annotated, Any
 
 import typer
 
-from app import cli_identity
+from app import cli_identity, cli_learning
+from app.cli_options import (
+    Alpha,
+    ClassesPerPartition,
+    Clients,
+    Config,
+    Dataset,
+    Partitioner,
+    Prepared,
+    Project,
+    Results,
+    Rounds,
+    Seed,
+    ShardsPerPartition,
+    say,
+)
 from app.errors import UserError
 
 app = typer.Typer(
@@ -24,45 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Clients = Annotated[
-    int, typer.Option("--clients", "-n", envvar="NUM_CLIENTS", min=1, help="Number of clients.")
-]
-Rounds = Annotated[
-    int | None, typer.Option("--rounds", "-r", envvar="ROUNDS", min=1, help="Number of rounds.")
-]
-Config = Annotated[
-    str, typer.Option("--config", "-c", envvar="CONFIG", help='Run-config pairs: "local-epochs=2".')
-]
-Dataset = Annotated[
-    str,
-    typer.Option(
-        envvar="DATASET",
-        help="Hub name, folder, own image folder, or digits. Default: CIFAR-10, else digits.",
-    ),
-]
-Partitioner = Annotated[
-    str, typer.Option(envvar="PARTITIONER", help="iid, dirichlet, pathological, shard, linear, ...")
-]
-Alpha = Annotated[float | None, typer.Option(envvar="ALPHA", help="dirichlet: the smaller, the more uneven.")]
-ClassesPerPartition = Annotated[
-    int | None, typer.Option(envvar="CLASSES_PER_PARTITION", help="pathological.")
-]
-ShardsPerPartition = Annotated[int | None, typer.Option(envvar="SHARDS_PER_PARTITION", help="shard.")]
-Seed = Annotated[
-    int, typer.Option(envvar="DATA_SEED", min=0, help="Seed of the partitioning and the 80/20 split.")
-]
-StoreFolder = Annotated[
-    Path | None,
-    typer.Option("--data", envvar="BOUQUET_DATA", help="The prepared data store.", show_default=False),
-]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Plaintext, no node authentication: loopback and tests.")
 ]
-
-
-def say(line: str) -> None:
-    """Print one line of progress."""
-    print(line, flush=True)
 
 
 @app.command()
@@ -127,7 +106,7 @@ def train(
     config: Config = "",
     control_address: Annotated[str, typer.Option(help="host:port of the Control API.")] = "127.0.0.1:8000",
     ca: Annotated[Path | None, typer.Option(envvar="BOUQUET_CA", help="The federation's ca.crt.")] = None,
-    project: Annotated[str, typer.Option(envvar="BOUQUET_PROJECT", help="Folder of the Flower app.")] = "",
+    project: Project = "",
     results: Annotated[
         Path | None, typer.Option(envvar="BOUQUET_RESULTS", help="Root of the results.")
     ] = None,
@@ -154,16 +133,12 @@ def up(
     classes_per_partition: ClassesPerPartition = None,
     shards_per_partition: ShardsPerPartition = None,
     seed: Seed = 42,
-    data: Annotated[
-        Path | None, typer.Option(envvar="BOUQUET_DATA", help="A prepared data store, in place of --dataset.")
-    ] = None,
+    data: Prepared = None,
     clients: Clients = 10,
     rounds: Rounds = None,
     config: Config = "",
-    results: Annotated[Path, typer.Option(envvar="BOUQUET_RESULTS", help="Root of the results.")] = Path(
-        "results"
-    ),
-    project: Annotated[str, typer.Option(envvar="BOUQUET_PROJECT", help="Folder of the Flower app.")] = "",
+    results: Results = Path("results"),
+    project: Project = "",
     fleet_port: Annotated[int, typer.Option(help="Port of the Fleet API; 0 picks a free one.")] = 0,
     control_port: Annotated[int, typer.Option(help="Port of the Control API; 0 picks a free one.")] = 0,
 ) -> None:
@@ -232,46 +207,7 @@ def prepare(
     say(f"{out}: {manifest.source}, {manifest.num_partitions} partition(s), {manifest.partitioner}")
 
 
-@app.command()
-def samples(
-    data: StoreFolder = None,
-    partition_id: Annotated[int, typer.Option(help="Whose pictures.", min=0)] = 0,
-    all_partitions: Annotated[
-        bool, typer.Option("--all", help="The label distribution of every partition instead.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="PNG file to write.")] = None,
-) -> None:
-    """Save a picture of the data: 32 training pictures, or the labels of every partition."""
-    from app.learning import samples as pictures
-    from app.learning.store import Store
-
-    store = Store.open(data)
-    if all_partitions:
-        file = pictures.save_label_distribution(store, out or Path("results/labels.png"))
-    else:
-        file = pictures.save_samples(store, partition_id, out or Path(f"results/samples-{partition_id}.png"))
-    say(f"saved {file}")
-
-
-@app.command()
-def centralized(
-    data: StoreFolder = None,
-    partition_id: Annotated[int, typer.Option(help="Whose data.", min=0)] = 0,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 5,
-    all_data: Annotated[bool, typer.Option("--all-data", help="Everybody's data: the upper bound.")] = False,
-    config: Config = "",
-) -> None:
-    """One organisation alone: train on one partition, say how good it gets."""
-    from app.learning.centralized import train_alone
-    from app.learning.store import Store
-    from app.settings import RunSettings, parse_run_config
-
-    settings = RunSettings.from_run_config(parse_run_config(config))
-    train_alone(
-        Store.open(data), settings, partition_id=partition_id, epochs=epochs, all_data=all_data, say=say
-    )
-
-
+cli_learning.add_to(app)
 cli_identity.add_to(app)
 
 

@@ -1,0 +1,48 @@
+"""Options that several commands share, under the names that Compose and Kubernetes use as well."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Clients = Annotated[
+    int, typer.Option("--clients", "-n", envvar="NUM_CLIENTS", min=1, help="Number of clients.")
+]
+Rounds = Annotated[
+    int | None, typer.Option("--rounds", "-r", envvar="ROUNDS", min=1, help="Number of rounds.")
+]
+Config = Annotated[
+    str, typer.Option("--config", "-c", envvar="CONFIG", help='Run-config pairs: "local-epochs=2".')
+]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        envvar="DATASET",
+        help="Hub name, folder, own image folder, or digits. Default: CIFAR-10, else digits.",
+    ),
+]
+Partitioner = Annotated[
+    str, typer.Option(envvar="PARTITIONER", help="iid, dirichlet, pathological, shard, linear, ...")
+]
+Alpha = Annotated[float | None, typer.Option(envvar="ALPHA", help="dirichlet: the smaller, the more uneven.")]
+ClassesPerPartition = Annotated[
+    int | None, typer.Option(envvar="CLASSES_PER_PARTITION", help="pathological.")
+]
+ShardsPerPartition = Annotated[int | None, typer.Option(envvar="SHARDS_PER_PARTITION", help="shard.")]
+Seed = Annotated[
+    int, typer.Option(envvar="DATA_SEED", min=0, help="Seed of the partitioning and the 80/20 split.")
+]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="BOUQUET_DATA", help="The prepared data store.", show_default=False),
+]
+Project = Annotated[str, typer.Option(envvar="BOUQUET_PROJECT", help="Folder of the Flower app.")]
+Results = Annotated[Path, typer.Option(envvar="BOUQUET_RESULTS", help="Root of the results.")]
+Prepared = Annotated[
+    Path | None, typer.Option(envvar="BOUQUET_DATA", help="A prepared data store, in place of --dataset.")
+]
+
+
+def say(line: str) -> None:
+    """Print one line of progress."""
+    print(line, flush=True)
