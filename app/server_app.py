@@ -75,7 +75,7 @@ def main(grid: Grid, context: Context) -> None:
 
     def evaluate_centrally(arrays: ArrayRecord) -> tuple[float, float]:
         set_arrays(model, from_record(arrays), settings.personal_prefixes)
-        return evaluate(model, test, device=device)
+        return evaluate(model, test, device=device, settings=settings)
 
     registry = os.environ.get("BOUQUET_MEMBERS", "")
     rounds = Rounds(
@@ -89,4 +89,5 @@ def main(grid: Grid, context: Context) -> None:
         say=say,
     )
     rounds.run(state_arrays(model, settings.personal_prefixes))
-    say(f"finished: accuracy {summary.accuracy:.4f}, results in {folder.path}")
+    accuracy = "not evaluated" if summary.accuracy is None else f"accuracy {summary.accuracy:.4f}"
+    say(f"finished: {accuracy}, results in {folder.path}")

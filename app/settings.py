@@ -61,10 +61,6 @@ class RunSettings(BaseModel):
     min_evaluate_nodes: Count = 5
     min_available_nodes: Count = 10
     round_timeout: PositiveFloat = 3600.0  # seconds per phase
-    quorum: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # share of the asked clients that is enough at the time-out
-    )
-    resume: str = ""  # run whose last checkpoint to continue from
 
     # A client's work.
     local_epochs: Positive = 1

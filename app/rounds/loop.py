@@ -14,9 +14,11 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
+from flwr.serverapp.exception import PrivacyBudgetExhausted
 from flwr.serverapp.strategy import Strategy
 
 from app.rounds.grid import Exchange, OrderedGrid, exchange, wait_for_nodes
+from app.rounds.privacy import privacy_report
 from app.rounds.results import ResultsFolder, Summary
 from app.rounds.screening import Rejection, screen, screen_evaluation
 from app.settings import RunSettings
@@ -62,10 +64,16 @@ class Rounds:
         self.say(f"{len(nodes)} clients connected")
         if settings.fraction_train < 1:
             self._learn_partitions(nodes)
+        self.summary.num_clients = len(nodes)
         start = time.monotonic()
         for server_round in range(1, settings.num_server_rounds + 1):
             begun = time.monotonic()
-            arrays = self._round(server_round, arrays)
+            try:
+                arrays = self._round(server_round, arrays)
+            except PrivacyBudgetExhausted as spent:
+                self.say(f"round {server_round}: not run, the privacy budget is spent: {spent}")
+                break
+            self.summary.privacy = privacy_report(self.strategy, settings, server_round)
             self.summary.round_s.append(round(time.monotonic() - begun, 3))
             self.summary.wall_s = round(time.monotonic() - start, 3)
             self._record_bytes(len(nodes))
