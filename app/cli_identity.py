@@ -19,7 +19,6 @@ Out = Annotated[
 ]
 Control = Annotated[str, typer.Option(help="host:port of the SuperLink's Control API.")]
 Ca = Annotated[Path | None, typer.Option(envvar="BOUQUET_CA", help="The federation's ca.crt.")]
-State = Annotated[Path | None, typer.Option(envvar="BOUQUET_STATE", help="The SuperLink's state folder.")]
 CONTROL = "127.0.0.1:8000"
 
 
@@ -72,31 +71,29 @@ def enroll(
     key: Annotated[Path, typer.Argument(help="Its public key, KEY.pub.")],
     control: Control = CONTROL,
     ca: Ca = None,
-    state: State = None,
 ) -> None:
     """Let a client in: register its public key on the running SuperLink."""
     from app.fleet import members
 
-    print(members.enroll(name, key, members.Connection(control, ca, state)))
+    print(members.enroll(name, key, members.Connection(control, ca)))
 
 
 def revoke(
     name: Annotated[str, typer.Argument(help="Name of the client.")],
     control: Control = CONTROL,
     ca: Ca = None,
-    state: State = None,
 ) -> None:
     """Throw a client out, also while it is connected."""
     from app.fleet import members
 
-    print(members.revoke(name, members.Connection(control, ca, state)))
+    print(members.revoke(name, members.Connection(control, ca)))
 
 
-def list_members(control: Control = CONTROL, ca: Ca = None, state: State = None) -> None:
+def list_members(control: Control = CONTROL, ca: Ca = None) -> None:
     """List the clients that belong: name, fingerprint, whether online, last seen."""
     from app.fleet import members
 
-    print(members.table(members.members(members.Connection(control, ca, state))))
+    print(members.table(members.members(members.Connection(control, ca))))
 
 
 def app_hash(

@@ -31,7 +31,6 @@ class Connection:
 
     address: str = "127.0.0.1:8000"
     ca: Path | None = None  # the federation's ca.crt; None for a SuperLink without TLS
-    state: Path | None = None  # not used: the SuperLink notes the names itself (admission.py)
 
 
 @dataclass(frozen=True)

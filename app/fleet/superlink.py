@@ -93,7 +93,7 @@ def run(settings: SuperLinkSettings) -> None:
 
     longpoll.install()
     if settings.certificates is not None:
-        admission.install()
+        admission.install(settings.state)
         keys.watch_expiry(
             [settings.certificates / "ca.crt", settings.certificates / "server.crt"],
             lambda line: print(f"warning: {line}", flush=True),

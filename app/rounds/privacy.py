@@ -42,17 +42,28 @@ POPULATION = 2**31 - 1  # without amplification by sampling it does not enter; l
 Aggregate = tuple[ArrayRecord | None, MetricRecord | None]
 
 
+def _weighed(replies: Iterable[Message]) -> list[Message]:
+    """The replies, each with the same weight in an average."""
+    ready = list(replies)
+    for reply in ready:
+        if reply.has_content():
+            for metrics in reply.content.metric_records.values():
+                metrics[EQUAL_WEIGHT] = 1.0
+    return ready
+
+
 class _EqualWeights:
     """What all four wrappers share: equal weights, noise for the clients that replied, fresh noise."""
 
     num_sampled_clients: int
 
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Average the clients' evaluations with the same equal weights."""
+        result: MetricRecord | None = super().aggregate_evaluate(server_round, _weighed(replies))  # type: ignore[misc]
+        return result
+
     def _prepare(self, replies: Iterable[Message]) -> list[Message]:
-        ready = list(replies)
-        for reply in ready:
-            if reply.has_content():
-                for metrics in reply.content.metric_records.values():
-                    metrics[EQUAL_WEIGHT] = 1.0
+        ready = _weighed(replies)
         self.num_sampled_clients = max(len(ready), 1)
         np.random.seed()  # Flower's noise comes from numpy's global state: it must not be anyone's seed
         return ready

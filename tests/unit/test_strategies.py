@@ -202,3 +202,14 @@ def test_settings_that_do_not_go_together_are_said() -> None:
         make_strategy(settings(privacy="central-adaptive", noise_multiplier=1.0, clipped_count_stddev=0.5))
     with pytest.raises(UserError, match="max-epsilon"):
         make_strategy(settings(privacy="central-fixed", noise_multiplier=0.0, max_epsilon=1.0))
+
+
+@pytest.mark.parametrize("name", ["none", "central-fixed", "central-adaptive", "local"])
+def test_evaluations_are_averaged_whatever_the_privacy(name: str) -> None:
+    strategy = make_strategy(settings(privacy=name))
+    replies = []
+    for message, accuracy in zip(ask(strategy), (0.2, 0.4), strict=False):
+        metrics = MetricRecord({"num-examples": 10, "eval_loss": 1.0, "eval_accuracy": accuracy})
+        replies.append(Message(RecordDict({"metrics": metrics}), reply_to=message))
+    averaged = strategy.aggregate_evaluate(1, replies)
+    assert averaged is not None and averaged["eval_accuracy"] == pytest.approx(0.3)

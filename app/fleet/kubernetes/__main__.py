@@ -35,7 +35,7 @@ def enroll() -> int:
     from app.fleet.kubernetes.enroll import keep_enrolled
     from app.fleet.members import Connection
 
-    connection = Connection(ca=Path(os.environ["BOUQUET_CA"]), state=Path(os.environ["BOUQUET_STATE"]))
+    connection = Connection(ca=Path(os.environ["BOUQUET_CA"]))
     keep_enrolled(Path(os.environ["BOUQUET_MEMBER_LIST"]), connection, ENROLLED, _alive)
     return 0
 
