@@ -55,13 +55,16 @@ def superlink(
     state: Annotated[
         Path | None, typer.Option(envvar="BOUQUET_STATE", help="Folder for state that survives a restart.")
     ] = None,
+    health_port: Annotated[
+        int, typer.Option(envvar="BOUQUET_HEALTH_PORT", help="Port of the gRPC health service; 0 for none.")
+    ] = 0,
     insecure: Insecure = False,
 ) -> None:
     """Run the SuperLink: SuperNodes dial in, the Control API stays on loopback."""
     from app.fleet import superlink as link
 
     cli_identity.check_transport(insecure, certificates, "--certificates (BOUQUET_CERTIFICATES)")
-    link.run(link.SuperLinkSettings(fleet_address, control_port, certificates, state))
+    link.run(link.SuperLinkSettings(fleet_address, control_port, certificates, state, health_port))
 
 
 @app.command()

@@ -20,12 +20,14 @@ class SuperLinkSettings:
         control_port: port of the Control and Runtime API, always on 127.0.0.1.
         certificates: folder with ca.crt, server.crt and server.key; None for plaintext.
         state: folder of the SQLite database that survives a restart; None to keep state in memory.
+        health_port: port of the gRPC health service; 0 for none.
     """
 
     fleet_address: str = "0.0.0.0:9092"
     control_port: int = 8000
     certificates: Path | None = None
     state: Path | None = None
+    health_port: int = 0
 
 
 def _require_free(host: str, port: int, setting: str) -> None:
@@ -54,6 +56,8 @@ def arguments(settings: SuperLinkSettings) -> list[str]:
     ]  # fmt: skip
     if settings.state is not None:
         command += ["--database", str(settings.state / "superlink.db")]
+    if settings.health_port:
+        command += ["--health-server-address", f"0.0.0.0:{settings.health_port}"]
     if settings.certificates is None:
         return [*command, "--insecure"]
     return [

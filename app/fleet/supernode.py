@@ -51,11 +51,14 @@ class SuperNodeSettings:
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
-    """The GPUs this process may use, by index or UUID, without touching CUDA."""
+    """The GPUs this process may use, by index or UUID, without touching CUDA.
+
+    CUDA counts from 0 whatever the device files in a container are called.
+    """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [device for device in visible.split(",") if device.strip() not in ("", "-1")]
-    return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    return [str(position) for position, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
 
 def choose_gpu(environment: Mapping[str, str], partition: int) -> str | None:

@@ -78,11 +78,11 @@ def prepare(
     )
 
     # Before anything is written: a prepared store may be mounted read-only.
-    existing = None if force else _existing(out, request, source)
+    existing = _existing(out, request, source, force)
     if existing is not None:
         return existing
     with _locked(out) as created:
-        existing = None if force else _existing(out, request, source)
+        existing = _existing(out, request, source, force)
         if existing is not None:
             return existing
         staging = out / _STAGING
@@ -128,7 +128,7 @@ def prepare(
     return manifest
 
 
-def _existing(out: Path, request: str, source: str) -> Manifest | None:
+def _existing(out: Path, request: str, source: str, force: bool) -> Manifest | None:
     """The manifest in `out` if it answers `request` and every array is there; None if there is none."""
     try:
         if not (out / MANIFEST).exists():
@@ -146,6 +146,8 @@ def _existing(out: Path, request: str, source: str) -> Manifest | None:
         return None
     if store.manifest.request == request:
         return store.manifest
+    if force:
+        return None
     manifest = store.manifest
     raise UserError(
         f"{out} was prepared otherwise (DATASET={manifest.source}, NUM_CLIENTS={manifest.num_partitions}, "
