@@ -128,21 +128,23 @@ def test_keys_stay_where_they_belong(trained: Stack) -> None:
 
 def files_of_layers(*images: str) -> Iterator[tuple[str, bytes]]:
     """Every file of at most 64 KiB in any layer, also those that a later layer hides."""
-    with subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as saved:
-        with tarfile.open(fileobj=saved.stdout, mode="r|") as archive:
-            for blob in archive:
-                content = archive.extractfile(blob) if blob.isfile() else None
-                if content is None or blob.size < 1024:
-                    continue
-                try:
-                    with tarfile.open(fileobj=content, mode="r|") as layer:
-                        for member in layer:
-                            if member.isfile() and member.size <= 65536:
-                                file = layer.extractfile(member)
-                                assert file is not None
-                                yield member.name, file.read()
-                except tarfile.ReadError:
-                    continue  # a manifest, not a layer
+    with (
+        subprocess.Popen(["docker", "save", *images], stdout=subprocess.PIPE) as saved,
+        tarfile.open(fileobj=saved.stdout, mode="r|") as archive,
+    ):
+        for blob in archive:
+            content = archive.extractfile(blob) if blob.isfile() else None
+            if content is None or blob.size < 1024:
+                continue
+            try:
+                with tarfile.open(fileobj=content, mode="r|") as layer:
+                    for member in layer:
+                        if member.isfile() and member.size <= 65536:
+                            file = layer.extractfile(member)
+                            assert file is not None
+                            yield member.name, file.read()
+            except tarfile.ReadError:
+                continue  # a manifest, not a layer
     assert saved.returncode == 0
 
 

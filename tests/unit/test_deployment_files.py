@@ -1,0 +1,185 @@
+"""The files that deploy hold together: compose.yaml and .env, lock files and pyproject.toml, the Dockerfile."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = (ROOT / "compose.yaml").read_text()
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
+SETTINGS = dict(
+    line.split("=", 1)
+    for line in (ROOT / ".env").read_text().splitlines()
+    if "=" in line and not line.startswith("#")
+)
+LOCKS = {
+    name: (ROOT / "docker" / f"{name}.txt").read_text()
+    for name in ("requirements", "torch", "dev", "simulation")
+}
+
+
+def locked(*names: str) -> dict[str, str]:
+    """Package to version, of these lock files."""
+    return {
+        package: version
+        for name in names
+        for package, version in re.findall(r"^([a-z0-9-]+)==([^ ;]+)", LOCKS[name], re.MULTILINE)
+    }
+
+
+def mounts(service: str) -> set[str]:
+    """Names of the volumes that a service mounts."""
+    return {str(volume).split(":")[0] for volume in SERVICES[service].get("volumes", [])}
+
+
+def test_every_setting_is_used_and_every_use_is_a_setting() -> None:
+    """`.env` is the one place: nothing in it is without effect, nothing is set elsewhere."""
+    used = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE)) - {"BOUQUET_MODE"}
+    assert used == set(SETTINGS) - {"COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME"}
+
+
+def test_defaults_in_compose_are_those_of_env() -> None:
+    """Compose without `.env` (`--env-file`) means the same."""
+    for name, default in re.findall(r"\$\{([A-Z_]+):?-([^}]+)\}", COMPOSE):
+        assert name == "BOUQUET_MODE" or SETTINGS[name] in (default, ""), name
+
+
+def test_ten_clients_unless_told_otherwise() -> None:
+    """A plain `up` starts as many replicas as there are partitions, on the GPU."""
+    assert (SETTINGS["NUM_CLIENTS"], SETTINGS["COMPOSE_PROFILES"]) == ("10", "gpu")
+    for service, profile in (("supernode", "gpu"), ("supernode-cpu", "cpu")):
+        assert SERVICES[service]["profiles"] == [profile]
+        assert SERVICES[service]["deploy"]["replicas"] == "${NUM_CLIENTS:-10}"
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_services_are_hardened(service: str) -> None:
+    """Read-only, without capabilities or new privileges, bounded; health is the image's own affair."""
+    settings = SERVICES[service]
+    assert settings["read_only"] is True
+    assert settings["cap_drop"] == ["ALL"]
+    assert settings["security_opt"] == ["no-new-privileges:true"]
+    assert settings["mem_limit"] and settings["pids_limit"]
+    assert "privileged" not in settings and "user" not in settings
+
+
+def test_secrets_have_few_readers() -> None:
+    """The CA's key: pki. The server's key: pki and the SuperLink. Clients' keys: pki and the clients."""
+    readers = {volume: {name for name in SERVICES if volume in mounts(name)} for volume in
+               ("pki-ca", "pki-server", "client-keys")}  # fmt: skip
+    assert readers == {
+        "pki-ca": {"pki"},
+        "pki-server": {"pki", "superlink"},
+        "client-keys": {"pki", "supernode", "supernode-cpu"},
+    }
+
+
+def test_one_published_port() -> None:
+    """9092; who needs the Control API shares the SuperLink's network namespace."""
+    assert {name for name in SERVICES if SERVICES[name].get("ports")} == {"superlink"}
+    assert [port.rsplit(":", 1)[1] for port in SERVICES["superlink"]["ports"]] == ["9092"]
+    for name in ("enroll", "train"):
+        assert SERVICES[name]["network_mode"] == "service:superlink"
+
+
+def test_every_dependency_is_locked_with_hashes() -> None:
+    """What pyproject.toml asks for stands in a lock, nothing twice, and each entry has hashes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["simulation"]]
+    for group in ("test", "lint"):
+        wanted += project["dependency-groups"][group]
+    have = locked(*LOCKS)
+    for requirement in wanted:
+        name = re.split(r"[^A-Za-z0-9-]", requirement)[0].lower()
+        assert name in have, f"{name} is not locked: run docker/lock.sh"
+    assert have["flwr"].startswith("1.39.")
+    assert sum(len(locked(name)) for name in LOCKS) == len(have)
+    for text in LOCKS.values():
+        assert text.count("--hash=sha256:") >= len(re.findall(r"^[a-z]", text, re.MULTILINE))
+
+
+def test_locks_hold_no_address() -> None:
+    """Any index or mirror serves; none is written down."""
+    for name, text in LOCKS.items():
+        assert "://" not in text and "--index" not in text and "--find-links" not in text, name
+
+
+def test_torch_and_torchvision_stand_apart() -> None:
+    """The pair comes from one index, so that the CPU's can serve both; CUDA comes with it."""
+    assert {"torch", "torchvision"} <= locked("torch").keys()
+    apart = re.compile("torch|torchvision|triton|nvidia-.*|cuda-.*")
+    assert not [name for name in locked("requirements") if apart.fullmatch(name)]
+    assert not [name for name in locked("torch") if not apart.fullmatch(name)]
+
+
+def test_images_run_without_root() -> None:
+    """Numeric, so that Kubernetes can verify it; the same base for both, and nothing fetched to parse the file."""
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    assert re.findall(r"^USER (.*)", dockerfile, re.MULTILINE) == ["10001:10001"]
+    assert re.findall(r"^FROM app AS (.*)", dockerfile, re.MULTILINE) == ["superlink", "supernode"]
+    assert "syntax=" not in dockerfile
+    assert dockerfile.count("\nHEALTHCHECK ") == 2
+
+
+def test_the_build_context_is_a_list_of_what_is_needed() -> None:
+    """Keys, data and results of the working tree never reach the builder."""
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert rules[0] == "*"
+    allowed = {rule[1:] for rule in rules if rule.startswith("!")}
+    assert allowed == {
+        "pyproject.toml", "README.md", "LICENSE", "app", "docker/build", "docker/run",
+        "docker/requirements.txt", "docker/torch.txt",
+    }  # fmt: skip
+
+
+def choose_mode(path: Path, mode: str = "auto") -> subprocess.CompletedProcess[str]:
+    """Run docker/choose-mode.sh with only `path` to find commands in."""
+    shell = shutil.which("sh")
+    assert shell is not None
+    return subprocess.run(
+        [shell, str(ROOT / "docker" / "choose-mode.sh"), mode],
+        env={"PATH": str(path)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def commands(folder: Path, **scripts: str) -> Path:
+    """A folder with these commands and what the script itself needs."""
+    for name in ("dirname", "sh", "grep"):
+        (folder / name).symlink_to(str(shutil.which(name)))
+    for name, body in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("scripts", "mode", "why"),
+    [
+        ({}, "local", "no docker command"),
+        ({"docker": "exit 1"}, "local", "no Docker engine answers"),
+        ({"docker": '[ "$1" != compose ]'}, "local", "no Compose v2"),
+        ({"docker": '[ "$1" != image ] && [ "$1" != pull ]', "id": "echo 1000"}, "local", "cannot get the image"),
+        ({"docker": "exit 0"}, "compose-cpu", "no NVIDIA GPU"),
+        ({"docker": "exit 0", "nvidia-smi": "exit 0"}, "compose-cpu", "no NVIDIA GPU"),
+        ({"docker": "echo Runtimes: nvidia runc", "nvidia-smi": "exit 0"}, "compose-gpu", "NVIDIA GPU"),
+    ],
+)  # fmt: skip
+def test_make_run_picks_what_works_here(tmp_path: Path, scripts: dict[str, str], mode: str, why: str) -> None:
+    """GPU containers, CPU containers or plain processes, and one line that says why."""
+    done = choose_mode(commands(tmp_path, **scripts))
+    assert (done.returncode, done.stdout) == (0, f"{mode}\n"), done.stderr
+    assert done.stderr.startswith(f"MODE={mode}: ") and why in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
+    """With the ones that there are."""
+    done = choose_mode(commands(tmp_path), "cloud")
+    assert done.returncode == 2
+    assert "MODE=cloud" in done.stderr and "compose-cpu" in done.stderr
