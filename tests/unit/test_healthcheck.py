@@ -58,7 +58,9 @@ def test_an_unknown_service_is_not_well() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        assert check("grpc", str(port)).returncode == 1
+        done = check("grpc", str(port))
+        assert done.returncode == 1
+        assert "not serving" in done.stderr
     finally:
         server.stop(None).wait()
 
