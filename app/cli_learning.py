@@ -123,8 +123,20 @@ def simulate(
     raise typer.Exit(0 if outcome.finished else 1)
 
 
+def tour(
+    out: Annotated[Path, typer.Option(help="Folder for pictures and results.")] = Path("results/tour"),
+) -> None:
+    """Walk through the tutorial's steps on the embedded digits, in under a minute."""
+    from rich.console import Console
+
+    from app.tour import Tour
+
+    Tour(out, Console()).walk()
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these commands to ``bouquet``."""
     app.command()(samples)
     app.command()(centralized)
     app.command()(simulate)
+    app.command()(tour)
