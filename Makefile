@@ -53,7 +53,7 @@ images:
 
 venv: $(VENV)/.locked
 
-$(VENV)/.locked: $(LOCKS) pyproject.toml docker/venv.sh
+$(VENV)/.locked: $(LOCKS) docker/venv.sh
 	rm -rf $(VENV)
 	sh docker/venv.sh $(VENV)
 	@touch $@

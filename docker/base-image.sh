@@ -1,10 +1,11 @@
 #!/bin/sh
-# Have the base image at hand: base-image.sh [NAME]
+# Have the base image at hand: base-image.sh [NAME], by default BASE_IMAGE of the environment or of .env
 #
 # Present: nothing to do. Else it is pulled. Where no registry can be reached, debootstrap builds the same
 # distribution from the machine's own Debian archive and gives it that name.
 set -eu
-name=${1:-debian:bookworm-slim}
+name=${1:-${BASE_IMAGE:-}}
+[ -n "$name" ] || name=$(sed -n 's/^BASE_IMAGE=//p' "$(dirname "$0")/../.env")
 suite=${name#*:}
 suite=${suite%-slim}
 

@@ -15,9 +15,15 @@ if ! command -v dockerd >/dev/null || ! docker compose version >/dev/null 2>&1; 
     release=""
     if [ "$VERSION_CODENAME" = bookworm ]; then
         # From the machine's own archive; the pin keeps everything else on bookworm.
-        awk '/^URIs:/ && !uris {uris = $2} /^Signed-By:/ && !key {key = $2}
-            END {print "Types: deb\nURIs: " uris "\nSuites: trixie\nComponents: main"; if (key) print "Signed-By: " key}' \
-            /etc/apt/sources.list.d/debian.sources >/etc/apt/sources.list.d/docker-engine.sources
+        list=/etc/apt/sources.list.d/docker-engine.sources
+        if [ -f /etc/apt/sources.list.d/debian.sources ]; then
+            awk '/^URIs:/ && !uri {uri = $2} /^Signed-By:/ && !key {key = $2}
+                END {print "Types: deb\nURIs: " uri "\nSuites: trixie\nComponents: main"; if (key) print "Signed-By: " key}' \
+                /etc/apt/sources.list.d/debian.sources >"$list"
+        else
+            awk '/^deb / {for (i = 2; i <= NF; i++) if ($i ~ /:\/\//) uri = uri ? uri : $i}
+                END {print "Types: deb\nURIs: " uri "\nSuites: trixie\nComponents: main"}' /etc/apt/sources.list >"$list"
+        fi
         printf 'Package: *\nPin: release n=trixie\nPin-Priority: 50\n' >/etc/apt/preferences.d/docker-engine
         release="-t trixie"
     fi

@@ -26,7 +26,7 @@ export BOUQUET_MODE="$mode"
 
 compose() { docker compose --profile "$profile" "$@"; }
 
-sh docker/base-image.sh "${BASE_IMAGE:-$(awk -F= '$1 == "BASE_IMAGE" {print $2}' .env)}"
+sh docker/base-image.sh
 compose build --quiet
 trap 'compose down --timeout 5 >/dev/null 2>&1 || true' EXIT
 trap 'exit 130' INT TERM
