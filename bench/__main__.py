@@ -36,6 +36,7 @@ Dataset = Annotated[
 Quick = Annotated[bool, typer.Option("--quick", help="Two rounds, few pictures, once.")]
 Out = Annotated[Path, typer.Option(help="Where results go, in a folder named by the time.")]
 RESULTS = Path("results") / "bench"
+INTERRUPTED = 130
 
 
 @app.callback(invoke_without_command=True)
@@ -230,20 +231,22 @@ def _folder(out: Path) -> Path:
 def main() -> int:
     """Run a command; a problem is one line."""
     end_on_sigterm()
+    status: int | None
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)
     except BenchError as error:
-        console.print(f"error: {error}", markup=False)
+        _say(f"error: {error}")
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        console.print("interrupted; everything that was started is ended")
-        return 130
+        status = INTERRUPTED
     except Exception as error:
         if type(error).__module__.startswith("click"):
-            console.print(f"error: {error}", markup=False)
+            _say(f"error: {error}")
             return 2
         raise
-    return 0
+    if status == INTERRUPTED:  # typer turns Ctrl-C into a status
+        _say("interrupted; everything that was started is ended")
+    return status or 0
 
 
 if __name__ == "__main__":

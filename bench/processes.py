@@ -65,6 +65,8 @@ class Processes(AbstractContextManager["Processes"]):
     env: Mapping[str, str] = field(default_factory=dict)
     tag: str = field(default_factory=lambda: uuid.uuid4().hex)
 
+    _started: list[subprocess.Popen[str]] = field(default_factory=list)
+
     def __post_init__(self) -> None:
         self.logs.mkdir(parents=True, exist_ok=True)
 
@@ -80,7 +82,7 @@ class Processes(AbstractContextManager["Processes"]):
         """Start a command in a session of its own; its output goes to `<logs>/<name>.log` or to a pipe."""
         with (self.logs / f"{name}.log").open("a", encoding="utf-8") as log:
             out: int | IO[str] = subprocess.PIPE if pipe else log
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [str(part) for part in command],
                 cwd=cwd,
                 env={**os.environ, **self.env, **(env or {}), TAG: self.tag},
@@ -90,6 +92,8 @@ class Processes(AbstractContextManager["Processes"]):
                 text=True,
                 start_new_session=True,
             )
+            self._started.append(process)
+            return process
 
     def run(
         self, name: str, command: Sequence[str | Path], timeout_s: float, *, cwd: Path | None = None
@@ -127,15 +131,26 @@ class Processes(AbstractContextManager["Processes"]):
         return found
 
     def stop(self) -> None:
-        """End every member: a request first, then by force; new children are looked for until none is left."""
+        """End every member: a request to what was started here, then to what is left, then by force.
+
+        `bouquet up` and others take their own children down when they are asked. New children are looked
+        for until none is left.
+        """
+        for process in self._started:
+            if process.poll() is None:
+                process.terminate()
+        deadline = time.monotonic() + GRACE_S
+        for process in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
         for attempt in range(20):
             members = self.members()
             if not members:
                 return
-            for process in members:
+            for member in members:
                 with contextlib.suppress(psutil.Error):
-                    process.terminate() if attempt == 0 else process.kill()
-            psutil.wait_procs(members, timeout=GRACE_S if attempt == 0 else 1.0)
+                    member.terminate() if attempt == 0 else member.kill()
+            psutil.wait_procs(members, timeout=3.0 if attempt == 0 else 1.0)
 
     def __exit__(self, *exception: object) -> None:
         # A second Ctrl-C must not leave processes behind.
