@@ -15,10 +15,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from app.learning.arrays import PACKED, pack_arrays, unpack_arrays
+from app.rounds.replies import collect, size_of
 
 ARRAYS = "arrays"
 # A record travels in one message, which the SuperLink limits to 64 MiB; a larger model goes as Flower sends it, in chunks.
 LARGEST_PACKED = 48 * 1024 * 1024
+REPLY_MARGIN = 16 * 1024 * 1024
 HELD_S = 0.5  # an empty answer that took this long was held by the SuperLink
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 3.0
 
@@ -60,10 +62,6 @@ class Exchange:
     bytes_up: dict[int, int] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
-
-
-def _record_bytes(message: Message) -> int:
-    return sum(len(record.deflate()) for record in message.content.values()) if message.has_content() else 0
 
 
 def packed(messages: Iterable[Message], dtype: str) -> list[Message]:
@@ -120,23 +118,25 @@ def exchange(
     start = time.monotonic()
     node_of = {}
     for message in outgoing:
-        result.bytes_down[message.metadata.dst_node_id] = _record_bytes(message)
+        result.bytes_down[message.metadata.dst_node_id] = size_of(message)
     for message_id, message in zip(grid.push_messages(outgoing), outgoing, strict=True):
         if message_id:
             node_of[message_id] = message.metadata.dst_node_id
         else:
             result.missing.append(message.metadata.dst_node_id)
+    # A client sends back what it was sent, changed, and a few numbers.
+    limit = 2 * max(result.bytes_down.values()) + REPLY_MARGIN
     if meanwhile:
         meanwhile()
     while node_of and (left := timeout - (time.monotonic() - start)) > 0:
         asked = time.monotonic()
-        replies = list(grid.pull_messages(list(node_of)))
+        replies = collect(grid, list(node_of), limit)
         now = time.monotonic()
-        for reply in replies:
+        for reply, size in replies:
             node = node_of.pop(reply.metadata.reply_to_message_id, None)
             if node is None:
                 continue
-            result.bytes_up[node] = _record_bytes(reply)
+            result.bytes_up[node] = size
             result.seconds[node] = now - start
             # An error made by the SuperLink for a lost node does not carry that node's id.
             reply.metadata.__dict__["_src_node_id"] = node

@@ -1,0 +1,105 @@
+"""Fetching the replies. A client may send any bytes; those that make no reply become an error reply.
+
+Flower's own ``Grid.pull_messages`` raises at the first reply that cannot be read. That would end the run, and
+would lose the good replies that came with it: the SuperLink hands each out once. It also takes over what the
+bytes say of themselves, such as which message they answer; here the SuperLink's word counts, which knows
+from whom a reply came.
+
+Read in flwr 1.39.0: ``superlink/grid/http_grid.py``, ``supercore/inflatable/inflatable_utils.py``.
+"""
+
+import json
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
+from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode
+from flwr.common.serde_utils import metadata_from_proto
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_head_values_from_object_content,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    inflate_object_from_contents,
+    pull_objects,
+)
+from flwr.superlink.grid.http_grid import HttpGrid
+
+
+def collect(grid: Grid, message_ids: list[str], limit: int) -> list[tuple[Message, int]]:
+    """Return the replies that are there, each with the bytes that came.
+
+    Args:
+        grid: Flower's grid. Only that of a SuperLink needs care; in a simulation no stranger takes part.
+        message_ids: the messages whose replies are awaited.
+        limit: most bytes that one reply may hold, unfolded.
+    """
+    if not isinstance(grid, HttpGrid):
+        return [(reply, size_of(reply)) for reply in grid.pull_messages(message_ids)]
+    client, run_id = grid._runtime_client, grid.run.run_id
+    came = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+    pull = make_pull_object_fn_protobuf(client.PullObject, grid.node, run_id)
+    replies = []
+    for header, tree in zip(came.messages_list, came.message_object_trees, strict=True):
+        name, metadata = header.metadata.message_id, metadata_from_proto(header.metadata)
+        try:
+            contents = pull_objects([node.object_id for node in iterate_object_tree(tree)], pull)
+        except ObjectPullError as error:
+            reason = f"its reply did not arrive as a whole: {error}"
+            replies.append((make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)), 0))
+            continue
+        client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(node=grid.node, run_id=run_id, message_object_id=name)
+        )
+        size = sum(map(len, contents.values()))
+        try:
+            _check_size(contents, limit)
+            reply = _inflated(contents, name, metadata)
+        except Exception as error:  # bytes from outside can fail Flower's parsers in many ways
+            reason = f"its reply cannot be read: {error or type(error).__name__}"
+            reply = make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, reason))
+        replies.append((reply, size))
+    return replies
+
+
+def size_of(message: Message) -> int:
+    """Bytes of a message's records as they travel, but for the heads of arrays."""
+    if not message.has_content():
+        return 0
+    return sum(
+        sum(len(array.data) for array in record.values())
+        if isinstance(record, ArrayRecord)
+        else len(record.deflate())
+        for record in message.content.values()
+    )
+
+
+def _inflated(contents: dict[str, bytes], name: str, metadata: Any) -> Message:
+    """The reply in ``contents`` under the SuperLink's ``metadata``. Raises what Flower's parsers raise."""
+    inner = inflate_object_from_contents(name, contents)
+    if not isinstance(inner, Message):
+        raise TypeError(f"it is a {type(inner).__name__}")
+    if inner.has_error():
+        return make_message(metadata, error=inner.error)
+    if not isinstance(inner.content, RecordDict):
+        raise TypeError(f"its content is a {type(inner.content).__name__}")
+    return make_message(metadata, content=inner.content)
+
+
+def _check_size(contents: dict[str, bytes], limit: int) -> None:
+    """Raise ValueError where a reply is too large, also where it only becomes so by repeating its parts."""
+    total = sum(map(len, contents.values()))
+    if total <= limit:
+        for content in contents.values():
+            kind, children, _ = get_object_head_values_from_object_content(content)
+            if kind == Array.__qualname__:
+                indices = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+                total += sum(len(contents[children[index]]) for index in indices)
+    if total > limit:
+        raise ValueError(f"it holds {total} bytes, more than the {limit} that make sense here")
