@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -80,6 +81,7 @@ def comparison(
                 clients=clients,
                 model=model,
             )
+            target = _folder(out) / model
             found = compare.compare(
                 work,
                 machine.describe(),
@@ -88,9 +90,9 @@ def comparison(
                 repeat=repeat,
                 slow_repeat=slow_repeat,
                 say=_say,
+                keep=partial(report.write_json, folder=target),
             )
             found.machine = machine.describe()  # FLARE and Ray may have been installed just now
-            target = _folder(out) / model
             report.write(found, target)
             report.show(found, console)
             _keep_logs(found, workspace, target)
@@ -108,16 +110,16 @@ def scaling(
     out: Out = RESULTS,
 ) -> None:
     """Seconds, SuperLink CPU and memory against the number of clients and the size of the model."""
-    from bench import data
     from bench import scaling as part
 
     numbers = [int(number) for number in clients.split(",")]
     names = models.split(",")
     if quick:
         rounds, repeat, numbers, names = 3, 1, numbers[:2], names[:2]
+    name, _ = _reachable(dataset, part.PICTURES * max(numbers), 200)
     with _workspace() as workspace:
         found = part.run(
-            data.chosen(dataset),
+            name,
             workspace,
             clients=numbers,
             models=names,
@@ -210,18 +212,22 @@ def _keep_logs(found: object, workspace: Path, target: Path) -> None:
 
 
 def _data(dataset: str, train: int | None, test: int | None) -> Path:
-    """The folder of the data set; `digits`, said aloud, where the default cannot be had."""
+    """The folder of the data set."""
+    return _reachable(dataset, train, test)[1]
+
+
+def _reachable(dataset: str, train: int | None, test: int | None) -> tuple[str, Path]:
+    """Name and folder of the data set; `digits`, said aloud, where the default cannot be had."""
     from bench import data
 
     name = data.chosen(dataset)
     try:
-        folder = data.hub_folder(name, train, test)
+        return name, data.hub_folder(name, train, test)
     except BenchError as error:
-        if dataset or name != data.HUB_NAME:
+        if name != data.HUB_NAME or dataset:
             raise
-        console.print(f"{error}\nGoing on with scikit-learn's digits: these are not CIFAR-10's figures.")
-        folder = data.hub_folder(data.DIGITS, train, test)
-    return folder
+        _say(f"{error}\nGoing on with scikit-learn's digits: these are not CIFAR-10's figures.")
+        return data.DIGITS, data.hub_folder(data.DIGITS, train, test)
 
 
 def _folder(out: Path) -> Path:

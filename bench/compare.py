@@ -122,10 +122,12 @@ def compare(
     repeat: int,
     slow_repeat: int,
     say: Callable[[str], None],
+    keep: Callable[["Comparison"], None],
 ) -> Comparison:
     """Measure the contenders in turn, `repeat` times over.
 
-    A contender that is missing or fails keeps its row, with the reason.
+    A contender that is missing or fails keeps its row, with the reason. `keep` is called after every
+    measurement: an hour's work must not be lost to an interruption.
     """
     chosen = [c for c in contenders(gpu) if not only or c.key in only]
     rows = {c.key: Row(c.key, c.title) for c in chosen}
@@ -150,6 +152,7 @@ def compare(
                 say(f"    failed: {error}")
                 continue
             row.measurements.append(measurement)
+            keep(comparison)
             say(
                 f"    warm round {measurement.warm_s:.2f} s, accuracy {measurement.accuracy:.3f} "
                 f"({time.monotonic() - started:.0f} s)"

@@ -104,10 +104,15 @@ def markdown(comparison: Comparison) -> str:
 
 def write(comparison: Comparison, folder: Path) -> None:
     """Write bench.json, bench.md and bench.png."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(comparison.as_json(), indent=2) + "\n", encoding="utf-8")
+    write_json(comparison, folder)
     (folder / "bench.md").write_text(markdown(comparison), encoding="utf-8")
     draw(comparison, folder / "bench.png")
+
+
+def write_json(comparison: Comparison, folder: Path) -> None:
+    """Write bench.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.json").write_text(json.dumps(comparison.as_json(), indent=2) + "\n", encoding="utf-8")
 
 
 def draw(comparison: Comparison, file: Path) -> None:

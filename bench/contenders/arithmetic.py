@@ -192,7 +192,7 @@ def _loops(task: _Task, model: nn.Module, device: torch.device) -> tuple[Train, 
     if task.loop == "bouquet":
         from bench.contenders.bouquet_loop import loops
 
-        return loops(task.store, task.partitions, task.test_part, model, device)
+        return loops(task.store, task.partitions, task.test_part, model, task.model, device)
     parts = {
         p: [Examples.load(task.store / f"partition-{p}", part, device) for part in ("train", "val")]
         for p in task.partitions

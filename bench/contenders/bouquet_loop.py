@@ -18,11 +18,16 @@ from app.settings import RunSettings
 
 
 def loops(
-    path: Path, partitions: list[int], test_part: tuple[int, int], model: nn.Module, device: torch.device
+    path: Path,
+    partitions: list[int],
+    test_part: tuple[int, int],
+    model: nn.Module,
+    name: str,
+    device: torch.device,
 ) -> tuple[Callable[[int, int], int], Callable[[list[int], bool], tuple[float, int]]]:
     """(train(partition, round) -> examples, evaluate(partitions, _) -> (correct, examples) of the test part)."""
     store = Store.open(path)
-    settings = RunSettings()
+    settings = RunSettings.from_run_config({"model": name})  # decides the precision on a GPU
 
     def in_memory(split: Split) -> Examples:
         return Examples(Split(np.array(split.images), np.array(split.labels)), device)

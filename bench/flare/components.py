@@ -32,8 +32,9 @@ class ServerEvaluation(FLComponent):
             return
         if not hasattr(self, "examples"):
             torch.set_num_threads(1)
-            self.examples = Examples.load(Path(os.environ[STORE]), "test", torch.device("cpu"))
-            self.network = JobModel()
+            device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+            self.examples = Examples.load(Path(os.environ[STORE]), "test", device)
+            self.network = JobModel().to(device)
         result = fl_ctx.get_prop(AppConstants.AGGREGATION_RESULT)
         load(self.network, result.params)
         loss, accuracy = evaluate(self.network, self.examples)
