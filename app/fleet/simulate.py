@@ -87,7 +87,7 @@ def visible_gpus(environment: Mapping[str, str]) -> int:
     """The GPUs that the clients may use: none with ``BOUQUET_DEVICE=cpu``.
 
     Raises:
-        UserError: one certain GPU was asked for; Ray hands out those that ``CUDA_VISIBLE_DEVICES`` leaves.
+        UserError: a GPU was asked for and there is none, or a certain one: Ray deals them out.
     """
     wanted = environment.get("BOUQUET_DEVICE") or "auto"
     if wanted == "cpu":
@@ -99,7 +99,10 @@ def visible_gpus(environment: Mapping[str, str]) -> int:
         )
     import torch
 
-    return torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    if wanted == "cuda" and count == 0:
+        raise UserError("BOUQUET_DEVICE=cuda: no GPU is visible; use cpu or auto")
+    return count
 
 
 def run(simulation: Simulation, say: Callable[[str], None]) -> Outcome:

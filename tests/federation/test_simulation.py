@@ -179,3 +179,14 @@ def test_one_certain_gpu_cannot_be_asked_for() -> None:
     assert visible_gpus({"BOUQUET_DEVICE": "cpu"}) == 0
     with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES=1 "):
         visible_gpus({"BOUQUET_DEVICE": "cuda:1"})
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    for count in (0, 2):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        assert visible_gpus({}) == count
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match="no GPU is visible"):
+        visible_gpus({"BOUQUET_DEVICE": "cuda"})
