@@ -93,9 +93,10 @@ def run(settings: SuperLinkSettings) -> None:
 
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
-    from app.fleet import longpoll
+    from app.fleet import longpoll, small_objects
 
     longpoll.install()
+    small_objects.install_superlink()
     if settings.certificates is not None:
         admission.install(settings.state)
         keys.watch_expiry(

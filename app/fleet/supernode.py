@@ -116,7 +116,7 @@ def run(settings: SuperNodeSettings) -> None:
     if os.environ.get("BOUQUET_WARM", "1") == "0":
         _run_stock(settings, "BOUQUET_WARM=0")
 
-    from app.fleet import model_cache, refusals, waiting
+    from app.fleet import model_cache, refusals, small_objects, waiting
     from app.fleet.warm import executor as warm
 
     if reason := warm.unsupported():
@@ -141,6 +141,7 @@ def run(settings: SuperNodeSettings) -> None:
     from flwr.supernode import start_client_internal as internal
     from flwr.supernode.nodestate import NodeStateFactory
 
+    small_objects.install_supernode(internal)
     warm.install(executor)
     model_cache.install(internal)
     waiting.install(internal)

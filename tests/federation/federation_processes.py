@@ -1,5 +1,6 @@
 """Real processes: what is started here is ended here, and nothing may stay behind."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -62,10 +63,17 @@ class Fleet:
         }
 
     def start(self, name: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start ``bouquet ARGUMENTS``."""
+        return self.run(name, sys.executable, "-m", "app.cli", *arguments, **environment)
+
+    def run(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start ``command`` with its output in ``<name>.log``."""
+        # Flower's commands are found beside this Python.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", *arguments],
-                env={**self.environment(), "FLWR_HOME": str(self.folder / name), **environment},
+                command,
+                env={**self.environment(), "PATH": path, "FLWR_HOME": str(self.folder / name), **environment},
                 stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         self.processes[name] = process
@@ -109,10 +117,8 @@ class Fleet:
     def stop(self) -> None:
         for process in reversed(self.processes.values()):
             family = []
-            try:
+            with contextlib.suppress(psutil.Error):
                 family = psutil.Process(process.pid).children(recursive=True)
-            except psutil.Error:
-                pass
             process.terminate()
             try:
                 process.wait(15)
@@ -120,8 +126,6 @@ class Fleet:
                 process.kill()
                 process.wait()
             for member in family:
-                try:
+                with contextlib.suppress(psutil.Error):
                     member.kill()
-                except psutil.Error:
-                    pass
         self.processes.clear()

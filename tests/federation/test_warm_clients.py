@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def test_fifty_messages_each_in_its_own_process_leave_no_growth_behind(fleet: Fl
     first = _replies(fleet)
     assert len(first) == 3 and fleet.processes["train"].returncode == 0
     assert len({reply["pid"] for reply in first}) == 3, "each message has a process of its own"
-    assert {reply["handled"] for reply in first} == {1}, "what one message leaves in memory does not reach the next"
+    assert {reply["handled"] for reply in first} == {1}, (
+        "what one message leaves in memory does not reach the next"
+    )
     assert len({reply["imported-in"] for reply in first}) == 1, "the app was imported once"
     assert first[0]["imported-in"] not in {reply["pid"] for reply in first}
 
@@ -50,7 +53,9 @@ def test_fifty_messages_each_in_its_own_process_leave_no_growth_behind(fleet: Fl
     fleet.train("messages=50", COUNTING).wait(180)
     replies = _replies(fleet)[3:]
     assert len(replies) == 50 and len({reply["pid"] for reply in replies}) == 50
-    assert {reply["imported-in"] for reply in replies} == {first[0]["imported-in"]}, "the same app keeps its parent"
+    assert {reply["imported-in"] for reply in replies} == {first[0]["imported-in"]}, (
+        "the same app keeps its parent"
+    )
     # A file that a thread has just open may be counted; one that stays open would be counted in all.
     assert min(reply["descriptors"] for reply in replies[-10:]) == first[0]["descriptors"]
     assert fleet.warm_processes("supernode-0") == warm, "no process stays behind"
@@ -103,12 +108,29 @@ def test_without_the_warm_path_the_results_are_the_same(fleet: Fleet) -> None:
     assert "Same results, slower" in fleet.log("supernode-0")
 
 
+def test_a_stock_superlink_serves_these_clients(fleet: Fleet) -> None:
+    """Nothing on the wire depends on the other side being Bouquet's."""
+    command = "from flwr.superlink.cli.flower_superlink import flower_superlink; flower_superlink()"
+    fleet.run(
+        "superlink", sys.executable, "-c", command, "--insecure", "--disable-runtime-dependency-installation",
+        "--fleet-api-address", f"127.0.0.1:{fleet.fleet_port}", "--port", str(fleet.control_port),
+    )  # fmt: skip
+    fleet.supernode(0)
+    fleet.train("messages=3", COUNTING).wait(240)
+    assert [reply["handled"] for reply in _replies(fleet)] == [1, 1, 1]
+
+
 def test_one_long_lived_worker_serves_a_run_when_asked_for(fleet: Fleet) -> None:
     fleet.superlink()
     fleet.supernode(0, BOUQUET_WORKER="persistent")
     fleet.train("messages=4", COUNTING).wait(180)
     replies = _replies(fleet)
-    assert len({reply["pid"] for reply in replies}) == 1 and [reply["handled"] for reply in replies] == [1, 2, 3, 4]
+    assert len({reply["pid"] for reply in replies}) == 1 and [reply["handled"] for reply in replies] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     fleet.train("messages=1", COUNTING).wait(180)
     assert _replies(fleet)[-1]["handled"] == 1, "another run has another worker"
 

@@ -1,0 +1,43 @@
+"""Small objects ride with their message, and whatever comes from outside is checked."""
+
+import hashlib
+
+import pytest
+
+from app.fleet import small_objects
+
+
+def _object(content: bytes) -> tuple[str, bytes]:
+    return hashlib.sha256(content).hexdigest(), content
+
+
+def test_what_is_encoded_comes_back() -> None:
+    objects = dict(_object(bytes([number]) * (number + 1)) for number in range(20))
+    assert small_objects.decode(small_objects.encode(objects.items())) == objects
+    assert small_objects.decode(b"") == {}
+
+
+def test_large_and_missing_objects_and_what_does_not_fit_are_left_out() -> None:
+    large = _object(b"x" * (small_objects.LARGEST_OBJECT + 1))
+    many = [_object(bytes([number]) * 1000) for number in range(10)]
+    payload = small_objects.encode([large, (many[0][0], None), (many[1][0], b""), *many[2:]])
+    assert len(payload) <= small_objects.LARGEST_TOTAL
+    assert set(small_objects.decode(payload)) == {object_id for object_id, _ in many[2:5]}
+
+
+@pytest.mark.parametrize("cut", [1, 33, 40])
+def test_a_payload_that_is_cut_short_is_refused(cut: int) -> None:
+    payload = small_objects.encode([_object(b"content")])
+    with pytest.raises(ValueError, match="cut short"):
+        small_objects.decode(payload[:cut])
+    assert small_objects._received([(small_objects.OBJECTS, payload[:cut])]) == {}
+
+
+def test_the_names_that_are_replaced_in_flower_are_there() -> None:
+    from flwr.supernode import start_client_internal as internal
+
+    stock = internal._pull_and_store_message, internal._push_messages
+    try:
+        assert small_objects.install_supernode(internal) and small_objects.install_superlink()
+    finally:
+        internal._pull_and_store_message, internal._push_messages = stock
