@@ -16,7 +16,10 @@ def main(grid: Grid, context: Context) -> None:
     for number in range(int(context.run_config["messages"])):
         waiting = set(
             grid.push_messages(
-                [Message(RecordDict({"config": ConfigRecord({"number": number})}), node, "train") for node in nodes]
+                [
+                    Message(RecordDict({"config": ConfigRecord({"number": number})}), node, "train")
+                    for node in nodes
+                ]
             )
         )
         while waiting:
