@@ -74,7 +74,8 @@ def test_a_run_that_fails_is_said_and_its_status_is_not_0(small_store: Path, tmp
     config = "weights='/nowhere/model.safetensors'"
     done = bouquet(*_arguments("simulate", small_store, tmp_path / "results", config))
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "cannot read /nowhere/model.safetensors" in done.stdout
+    assert "error: weights: cannot read /nowhere/model.safetensors" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 @needs_ray
