@@ -28,6 +28,7 @@ GOALS = (
     ("containers ÷ epochs and evaluation", "compose", "warm", "", "warm", 1.4),
     ("plain processes ÷ FLARE tuned, per round", "bouquet", "warm", "flare-tuned", "warm", 1.0),
     ("plain processes ÷ FLARE tuned, submission to end", "bouquet", "run_s", "flare-tuned", "run_s", 0.6),
+    ("plain processes ÷ FLARE tuned, whole command", "bouquet", "command_s", "flare-tuned", "command_s", 0.6),
     ("plain processes ÷ stock Flower, one thread", "bouquet", "warm", "stock-1t", "warm", 1 / 15),
     ("plain processes ÷ Ray simulation", "bouquet", "warm", "ray", "warm", 1 / 4),
 )

@@ -63,7 +63,10 @@ def accuracy(
         app(grid, Context(1, 0, {}, RecordDict(), config))
     summary = json.loads((scratch / "latest" / "summary.json").read_text(encoding="utf-8"))
     if summary["failures"] or summary["rounds"] != rounds:
-        raise BenchError(f"{strategy}: the run is incomplete; see {scratch}")
+        first = next(iter(summary["failures"]), "no failure noted")
+        raise BenchError(
+            f"{strategy}: {len(summary['failures'])} failed replies in {summary['rounds']} of {rounds} rounds: {first}"
+        )
     return list(summary["accuracy_per_round"])
 
 
