@@ -41,8 +41,8 @@ lint: venv
 	$(BIN)/hadolint docker/Dockerfile
 	@sh docker/check-compose.sh
 
-bench: venv
-	$(BIN)/python -m bench
+bench: venv  # BENCH="--quick" passes options on
+	$(BIN)/python -m bench $(BENCH)
 
 simulate: venv
 	$(BIN)/bouquet simulate

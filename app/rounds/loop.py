@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import PrivacyBudgetExhausted
 from flwr.serverapp.strategy import Strategy
@@ -114,7 +114,7 @@ class Rounds:
             return 0, arrays, None
         self._record(server_round, "train", accepted, came)
         averaged, metrics = self.strategy.aggregate_train(server_round, accepted)
-        return len(accepted), averaged if averaged is not None else arrays, _value(metrics, "train_loss")
+        return len(accepted), _like(arrays, averaged), _value(metrics, "train_loss")
 
     def _evaluate_with_clients(
         self, server_round: int, arrays: ArrayRecord, meanwhile: Callable[[], None]
@@ -196,6 +196,20 @@ class Rounds:
         rounds = max(1, len(self.summary.round_s))
         down, up = (sum(pair[side] for pair in self._bytes) / rounds / max(1, clients) for side in (0, 1))
         self.summary.bytes_per_client_and_round = {"down": round(down), "up": round(up)}
+
+
+def _like(before: ArrayRecord, averaged: ArrayRecord | None) -> ArrayRecord:
+    """``averaged`` in the types of ``before``: Flower's adaptive strategies compute in float64 and leave it so."""
+    if averaged is None:
+        return before
+    return ArrayRecord(
+        {
+            name: array
+            if array.dtype == before[name].dtype
+            else Array(array.numpy().astype(before[name].dtype))
+            for name, array in averaged.items()
+        }
+    )
 
 
 def _value(metrics: MetricRecord | None, name: str) -> float | None:

@@ -57,6 +57,17 @@ def test_the_same_seed_gives_the_same_model_bit_for_bit(small_store: Path, tmp_p
     assert all((models[0][key] == models[1][key]).all() for key in models[0])
 
 
+def test_a_strategy_that_computes_in_double_precision_keeps_its_clients(
+    small_store: Path, tmp_path: Path
+) -> None:
+    """Flower's FedAdam returns float64, which no client's reply would match in the next round."""
+    done = _up(small_store, tmp_path, "--rounds", "2", "--config", "strategy='fedadam'")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
+    assert summary["failures"] == [] and summary["rounds"] == 2
+    assert "(3 trained, 1 evaluated)" in done.stdout.splitlines()[-2]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_no_process_behind(
     number: signal.Signals, small_store: Path, tmp_path: Path
