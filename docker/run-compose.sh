@@ -17,21 +17,22 @@ if ! docker compose version >/dev/null 2>&1 || ! docker info >/dev/null 2>&1; th
 fi
 if [ -n "${DATASET:-}" ] && [ -d "$DATASET" ]; then
     DATASET_FOLDER=$(cd "$DATASET" && pwd)
-    DATASET=/dataset
+    DATASET=
     export DATASET DATASET_FOLDER
 fi
 # Behind a proxy of one's own, packages come under the certificates that the tools here already trust.
 export CA_CERTIFICATES="${CA_CERTIFICATES:-${PIP_CERT:-${SSL_CERT_FILE:-/dev/null}}}"
 export BOUQUET_MODE="$mode"
 
-compose() { docker compose --profile "$profile" "$@"; }
+compose() { docker compose --progress quiet --profile "$profile" "$@"; }
 
 sh docker/base-image.sh
+echo "Building the images (minutes the first time)"
 compose build --quiet
 trap 'compose down --timeout 5 >/dev/null 2>&1 || true' EXIT
 trap 'exit 130' INT TERM
-compose run --rm --no-TTY --quiet-pull prepare
-compose up --detach --quiet-pull --scale "$service=${NUM_CLIENTS:-10}" "$service" 2>&1 | grep -iE 'error|fail' || true
+compose run --rm --no-TTY prepare
+compose up --detach --scale "$service=${NUM_CLIENTS:-10}" "$service"
 
 # A client that starts again and again never connects, and training would wait for it without end.
 watch() {
@@ -53,5 +54,6 @@ status=0
 compose run --rm --no-TTY train || status=$?
 [ "$status" = 0 ] || compose logs --tail 20 superlink >&2
 mkdir -p results
-compose cp superlink:/results/. results/ >/dev/null
+compose cp superlink:/results/. results/
+[ "$status" != 0 ] || echo "On this machine: results/$(readlink results/latest)"
 exit "$status"

@@ -35,7 +35,10 @@ def locked(*names: str) -> dict[str, str]:
 
 def mounts(service: str) -> set[str]:
     """Names of the volumes that a service mounts."""
-    return {str(volume).split(":")[0] for volume in SERVICES[service].get("volumes", [])}
+    return {
+        volume.split(":")[0] if isinstance(volume, str) else volume["source"]
+        for volume in SERVICES[service].get("volumes", [])
+    }
 
 
 def test_every_setting_is_used_and_every_use_is_a_setting() -> None:
