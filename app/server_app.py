@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid import InMemoryGrid
 
 from app.errors import UserError
 from app.learning.arrays import from_record, set_arrays, state_arrays
@@ -64,7 +65,8 @@ def main(grid: Grid, context: Context) -> None:
     summary = Summary(
         run=run,
         flower_run=str(context.run_id),
-        mode=os.environ.get("BOUQUET_MODE", "") or "flower",
+        mode=os.environ.get("BOUQUET_MODE", "")
+        or ("simulation" if isinstance(grid, InMemoryGrid) else "flower"),
         device="cpu",
         dataset=manifest.source,
         num_clients=settings.min_available_nodes,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flwr.supercore.control import ControlHttpClient
 
 CONNECT_TIMEOUT_S = 120.0
+_NOISE = re.compile(r"Start `flwr-serverapp` process|^Successfully installed \S+ to ")
 _EMPTY = re.compile(r"(\x1b\[\d+m|\s|INFO|:)*")  # a blank line of Flower's logger
 
 
@@ -228,21 +229,26 @@ def _run(client: "ControlHttpClient", run_id: int) -> "Run":
 
 
 def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]) -> None:
-    """Pass the ServerApp's output on, line by line, until the run has ended."""
+    """Pass the ServerApp's output on, line by line, until the run has ended.
+
+    After a line ``error: …`` the app has said what is wrong; Flower's traceback would bury it.
+    """
     from flwr.proto.control_pb2 import StreamLogsRequest
 
-    latest, rest = 0.0, ""
+    latest, rest, mistaken = 0.0, "", False
     while True:
         for part in client.StreamLogs(StreamLogsRequest(run_id=run_id, after_timestamp=latest)):
             latest = max(latest, part.latest_timestamp)
             *lines, rest = (rest + part.log_output).split("\n")
             for line in lines:
-                if not _EMPTY.fullmatch(line):
+                mistake = line.startswith("error: ")
+                if mistake or not (mistaken or _NOISE.search(line) or _EMPTY.fullmatch(line)):
                     say(line)
+                mistaken = mistaken or mistake
         if _run(client, run_id).status.status == "finished":
             break
         time.sleep(0.2)
-    if rest.strip():
+    if rest.strip() and not mistaken:
         say(rest)
 
 

@@ -87,16 +87,18 @@ class Rounds:
         begun = time.monotonic()
         trained, arrays, train_loss = self._train(server_round, arrays)
         central: list[float] = []
-        evaluated = self._evaluate_with_clients(
+        evaluated, by_clients = self._evaluate_with_clients(
             server_round, arrays, lambda: central.extend(self.evaluate(arrays))
         )
         loss, accuracy = central
         self.summary.rounds, self.summary.loss, self.summary.accuracy = server_round, loss, accuracy
         self.summary.accuracy_per_round.append(round(accuracy, 6))
+        self.summary.client_accuracy_per_round.append(None if by_clients is None else round(by_clients, 6))
         self.folder.add_row(round=server_round, phase="server", loss=loss, accuracy=accuracy)
         self.say(
             f"round {server_round}/{self.settings.num_server_rounds}  accuracy {accuracy:.4f}  loss {loss:.4f}"
             + (f"  training loss {train_loss:.4f}" if train_loss is not None else "")
+            + (f"  clients' accuracy {by_clients:.4f}" if by_clients is not None else "")
             + f"  {time.monotonic() - begun:.1f} s  ({trained} trained, {evaluated} evaluated)"
         )
         return arrays
@@ -118,16 +120,18 @@ class Rounds:
 
     def _evaluate_with_clients(
         self, server_round: int, arrays: ArrayRecord, meanwhile: Callable[[], None]
-    ) -> int:
+    ) -> tuple[int, float | None]:
+        """How many clients evaluated the model, and their weighted mean accuracy."""
         messages = self.strategy.configure_evaluate(server_round, arrays, ConfigRecord(), self._ordered)
         came = exchange(self.grid, messages, timeout=self.settings.round_timeout, meanwhile=meanwhile)
         accepted, rejected = screen_evaluation(came.replies, names=self.names)
         self._note_failures(server_round, "evaluate", came, rejected)
         accepted.sort(key=self._partition)
-        if accepted:
-            self._record(server_round, "evaluate", accepted, came)
-            self.strategy.aggregate_evaluate(server_round, accepted)
-        return len(accepted)
+        if not accepted:
+            return 0, None
+        self._record(server_round, "evaluate", accepted, came)
+        metrics = self.strategy.aggregate_evaluate(server_round, accepted)
+        return len(accepted), _value(metrics, "eval_accuracy")
 
     def _learn_partitions(self, nodes: list[int]) -> None:
         """Ask each node for its partition id, so that a seeded choice of clients can be repeated."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,8 @@ HISTORY_COLUMNS = (
 class Summary:
     """``summary.json``. Times in seconds; accuracy and loss of the global model on the test split.
 
+    ``client_accuracy_per_round`` is the mean over the clients that evaluated, weighted by their examples.
+
     ``bytes_per_client_and_round`` are the records sent to and received from a client in a mean round; once
     the run has ended, what the SuperLink counted on the wire (:func:`record_traffic`).
     """
@@ -38,6 +41,7 @@ class Summary:
     wall_s: float = 0.0
     round_s: list[float] = field(default_factory=list)
     accuracy_per_round: list[float] = field(default_factory=list)
+    client_accuracy_per_round: list[float | None] = field(default_factory=list)
     resumed_from: str | None = None
     failures: list[dict[str, Any]] = field(default_factory=list)
     bytes_per_client_and_round: dict[str, float] = field(default_factory=dict)
@@ -77,7 +81,9 @@ class ResultsFolder:
 
     def write_summary(self, summary: Summary) -> None:
         """Write ``summary.json``."""
-        write_aside(self.path / "summary.json", json.dumps(asdict(summary), indent=2, allow_nan=False) + "\n")
+        write_aside(
+            self.path / "summary.json", json.dumps(_finite(asdict(summary)), indent=2, allow_nan=False) + "\n"
+        )
 
     def write_model(self, arrays: ArrayRecord) -> None:
         """Write ``model.safetensors``: the global model under its state-dict names."""
@@ -87,6 +93,15 @@ class ResultsFolder:
         }
         save_file(dict(tensors), aside)
         aside.replace(self.path / "model.safetensors")
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with null for what JSON has no number for: the loss of a model that diverged."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value: Any) -> Any:
