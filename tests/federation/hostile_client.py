@@ -20,7 +20,8 @@ from typing import Any
 import grpc
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.client.grpc_rere_client.connection import grpc_request_response
+from flwr.client.grpc_rere_client import connection as grpc_rere
+from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
 from flwr.common.serde import metadata_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
@@ -30,6 +31,7 @@ from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_f
 from flwr.supercore.retry import RetryInvoker, exponential
 
 from app.fleet.keys import load_node_key
+from app.fleet.small_objects import OBJECTS
 from app.learning.arrays import pack, unpack
 
 METRICS = {"num-examples": 400, "train_loss": 0.5, "partition-id": 2}
@@ -146,9 +148,18 @@ ANSWERS: dict[str, list[Callable[[Message], Message | Forged]]] = {
 }
 
 
+class Noisy(NodeAuthClientInterceptor):
+    """Signs as it must, and sends random bytes where small objects would travel."""
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        noise = [*(details.metadata or []), (OBJECTS, os.urandom(2000))]
+        return super().intercept_unary_unary(continuation, details._replace(metadata=noise), request)
+
+
 def main(address: str, ca: str, key: str) -> None:
+    grpc_rere.NodeAuthClientInterceptor = Noisy
     once = RetryInvoker(exponential, recoverable_exceptions=grpc.RpcError, max_tries=1, max_time=None)
-    connection = grpc_request_response(
+    connection = grpc_rere.grpc_request_response(
         address,
         insecure=False,
         retry_invoker=once,

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from federation_processes import ROOT, Fleet, leftovers
+from federation_processes import Fleet, leftovers
 
 from app.fleet import certificates, keys, members
 from app.learning.prepare import prepare
@@ -73,13 +72,10 @@ class Hospitals(Fleet):
         return key.path
 
     def start_hostile(self) -> None:
-        arguments = (f"localhost:{self.fleet_port}", str(self.pki / "ca.crt"), str(self.enroll("mallory")))
-        with (self.folder / "mallory.log").open("ab") as log:
-            self.processes["mallory"] = subprocess.Popen(
-                [sys.executable, str(HOSTILE_CLIENT), *arguments],
-                env={**self.environment(), "PYTHONPATH": str(ROOT)},
-                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+        self.run(
+            "mallory", sys.executable, str(HOSTILE_CLIENT), f"localhost:{self.fleet_port}",
+            str(self.pki / "ca.crt"), str(self.enroll("mallory")),
+        )  # fmt: skip
         self.wait_for("superlink", "mallory is online")
 
     def results_of_run(self, clients: int) -> dict[str, Any]:

@@ -172,3 +172,10 @@ def test_a_small_reply_that_unfolds_to_a_large_one() -> None:
 def test_no_bytes_end_the_run(kind: str, body: bytes) -> None:
     ((reply, _),) = replies_of(SuperLink(forged(kind, body, [], {})))
     assert reply.has_error()
+
+
+def test_a_simulations_replies_are_taken_as_they_are() -> None:
+    message, _, _ = whole(RecordDict({"packed": ConfigRecord({"bytes": bytes(500)})}))
+    simulation = SimpleNamespace(pull_messages=lambda _ids: [message])
+    ((reply, size),) = collect(cast(Any, simulation), ["asked"], LIMIT)
+    assert reply is message and 500 < size < 700
