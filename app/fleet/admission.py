@@ -119,7 +119,7 @@ class _Log:
 def _interceptor_class(registry: Path | None) -> type:
     import grpc
     from flwr.common.constant import PUBLIC_KEY_HEADER
-    from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest, RegisterNodeFleetRequest
     from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
     from flwr.supercore import log
     from flwr.supercore.utils import get_metadata_bytes
@@ -156,6 +156,10 @@ def _interceptor_class(registry: Path | None) -> type:
                     log(INFO, "%s is online (node %s)", name, response.node_id)
                     self._note_names()
                     return response
+                if isinstance(request, PushMessagesRequest) and [
+                    message.metadata.src_node_id for message in request.messages_list
+                ] != [request.node.node_id]:
+                    _abort(context, "it sent a reply in another node's name")
                 return inner(request, _Reasoned(context, lambda: self._standing(key)[0]))
 
             return grpc.unary_unary_rpc_method_handler(

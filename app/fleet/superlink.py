@@ -82,6 +82,11 @@ def run(settings: SuperLinkSettings) -> None:
     _require_free(host.strip("[]") or "0.0.0.0", int(port), "--fleet-address")
     _require_free("127.0.0.1", settings.control_port, "--control-port")
     if settings.certificates is not None:
+        if settings.state is None:
+            # Flower's store in memory unfolds whatever tree of objects a member sends; the one in SQLite refuses it.
+            raise UserError(
+                "--certificates needs --state (BOUQUET_STATE): a folder for the SuperLink's database"
+            )
         keys.check_server_identity(settings.certificates)
     if settings.state is not None:
         settings.state.mkdir(parents=True, exist_ok=True)
@@ -93,9 +98,10 @@ def run(settings: SuperLinkSettings) -> None:
 
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
-    from app.fleet import longpoll, small_objects
+    from app.fleet import longpoll, object_batches, small_objects
 
     longpoll.install()
+    object_batches.install()
     small_objects.install_superlink()
     if settings.certificates is not None:
         admission.install(settings.state)

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from app.learning.arrays import PACKED, pack_arrays, unpack_arrays
 from app.rounds.replies import collect, size_of
+from app.rounds.sending import push
 
 ARRAYS = "arrays"
 # A record travels in one message, which the SuperLink limits to 64 MiB; a larger model goes as Flower sends it, in chunks.
@@ -119,7 +120,7 @@ def exchange(
     node_of = {}
     for message in outgoing:
         result.bytes_down[message.metadata.dst_node_id] = size_of(message)
-    for message_id, message in zip(grid.push_messages(outgoing), outgoing, strict=True):
+    for message_id, message in zip(push(grid, outgoing), outgoing, strict=True):
         if message_id:
             node_of[message_id] = message.metadata.dst_node_id
         else:

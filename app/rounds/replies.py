@@ -9,13 +9,14 @@ Read in flwr 1.39.0: ``superlink/grid/http_grid.py``, ``supercore/inflatable/inf
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.common.serde_utils import metadata_from_proto
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import (
@@ -31,6 +32,9 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from app.object_batch import SEPARATOR, decode
+from app.rounds.sending import takes_batches
+
 
 def collect(grid: Grid, message_ids: list[str], limit: int) -> list[tuple[Message, int]]:
     """Return the replies that are there, each with the bytes that came.
@@ -45,18 +49,19 @@ def collect(grid: Grid, message_ids: list[str], limit: int) -> list[tuple[Messag
     client, run_id = grid._runtime_client, grid.run.run_id
     came = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
     pull = make_pull_object_fn_protobuf(client.PullObject, grid.node, run_id)
-    replies = []
+    here = _fetched_together(grid, came.message_object_trees)
+    replies, received = [], []
     for header, tree in zip(came.messages_list, came.message_object_trees, strict=True):
         name, metadata = header.metadata.message_id, metadata_from_proto(header.metadata)
         try:
-            contents = pull_objects([node.object_id for node in iterate_object_tree(tree)], pull)
+            ids = [node.object_id for node in iterate_object_tree(tree)]
+            contents = {each: here[each] for each in ids if each in here}
+            contents |= pull_objects([each for each in ids if each not in contents], pull)
         except ObjectPullError as error:
             reason = f"its reply did not arrive as a whole: {error}"
             replies.append((make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)), 0))
             continue
-        client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(node=grid.node, run_id=run_id, message_object_id=name)
-        )
+        received.append(name)
         size = sum(map(len, contents.values()))
         try:
             _check_size(contents, limit)
@@ -65,7 +70,20 @@ def collect(grid: Grid, message_ids: list[str], limit: int) -> list[tuple[Messag
             reason = f"its reply cannot be read: {error or type(error).__name__}"
             reply = make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, reason))
         replies.append((reply, size))
+    for names in [SEPARATOR.join(received)] if takes_batches(grid) else received:
+        client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(node=grid.node, run_id=run_id, message_object_id=names)
+        )
     return replies
+
+
+def _fetched_together(grid: HttpGrid, trees: Iterable[ObjectTree]) -> dict[str, bytes]:
+    """What one call brings of the objects of ``trees``; the rest is fetched one by one."""
+    ids = [node.object_id for tree in trees for node in iterate_object_tree(tree)]
+    if not ids or not takes_batches(grid):
+        return {}
+    request = PullObjectRequest(node=grid.node, run_id=grid.run.run_id, object_id=SEPARATOR.join([*ids, ""]))
+    return decode(grid._runtime_client.PullObject(request).object_content)
 
 
 def size_of(message: Message) -> int:

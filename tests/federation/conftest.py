@@ -1,5 +1,6 @@
 """Fixtures of the tests with real processes."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,4 +16,7 @@ def fleet(tmp_path: Path, small_store: Path) -> Iterator[Fleet]:
         yield started
     finally:
         started.stop()
-        assert not leftovers(str(tmp_path)), "a process stayed behind"
+        deadline = time.monotonic() + 10
+        while (left := leftovers(str(tmp_path))) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left, "a process stayed behind"
