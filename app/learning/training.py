@@ -121,7 +121,7 @@ def evaluate(
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.inference_mode():
-        for images, labels in examples.slices(batch_size or (1000 if device.type == "cuda" else 250)):
+        for images, labels in examples.slices(batch_size or (1000 if device.type == "cuda" else 64)):
             with _precision(settings, device):
                 logits = model(images).float()
             loss_sum += F.cross_entropy(logits, labels, reduction="sum")
