@@ -10,23 +10,7 @@ docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1 && exit 0
 if ! command -v dockerd >/dev/null || ! docker compose version >/dev/null 2>&1; then
     command -v apt-get >/dev/null || { echo "engine: install Docker with Compose v2 first; this script knows Debian" >&2; exit 2; }
     export DEBIAN_FRONTEND=noninteractive
-    # shellcheck source=/dev/null
-    . /etc/os-release
-    release=""
-    if [ "$VERSION_CODENAME" = bookworm ]; then
-        # From the machine's own archive; the pin keeps everything else on bookworm.
-        list=/etc/apt/sources.list.d/docker-engine.sources
-        if [ -f /etc/apt/sources.list.d/debian.sources ]; then
-            awk '/^URIs:/ && !uri {uri = $2} /^Signed-By:/ && !key {key = $2}
-                END {print "Types: deb\nURIs: " uri "\nSuites: trixie\nComponents: main"; if (key) print "Signed-By: " key}' \
-                /etc/apt/sources.list.d/debian.sources >"$list"
-        else
-            awk '/^deb / {for (i = 2; i <= NF; i++) if ($i ~ /:\/\//) uri = uri ? uri : $i}
-                END {print "Types: deb\nURIs: " uri "\nSuites: trixie\nComponents: main"}' /etc/apt/sources.list >"$list"
-        fi
-        printf 'Package: *\nPin: release n=trixie\nPin-Priority: 50\n' >/etc/apt/preferences.d/docker-engine
-        release="-t trixie"
-    fi
+    release=$(sh "$(dirname "$0")/debian-release.sh")
     echo "Installing a Docker engine" >&2
     apt-get update -qq >&2
     # Two steps: what only needs the machine's own release stays on it.
