@@ -37,7 +37,7 @@ compose up --detach --scale "$service=${NUM_CLIENTS:-10}" "$service"
 # A client that starts again and again never connects, and training would wait for it without end.
 watch() {
     while sleep 15; do
-        for client in $(compose ps --quiet "$service"); do
+        for client in $(compose ps --all --quiet "$service"); do
             [ "$(docker inspect --format '{{.RestartCount}}' "$client")" -lt 3 ] || {
                 echo "error: a client keeps ending: $(docker logs --tail 1 "$client" 2>&1)" >&2
                 compose kill superlink >/dev/null 2>&1
@@ -48,12 +48,17 @@ watch() {
 }
 watch &
 watcher=$!
-trap 'kill "$watcher" 2>/dev/null; compose down --timeout 5 >/dev/null 2>&1 || true' EXIT
+trap 'kill "$watcher" 2>/dev/null || true; compose down --timeout 5 >/dev/null 2>&1 || true' EXIT
 
 status=0
 compose run --rm --no-TTY train || status=$?
-[ "$status" = 0 ] || compose logs --tail 20 superlink >&2
 mkdir -p results
-compose cp superlink:/results/. results/
-[ "$status" != 0 ] || echo "On this machine: results/$(readlink results/latest)"
+if [ "$status" = 0 ]; then
+    compose cp superlink:/results/. results/
+    echo "On this machine: results/$(readlink results/latest)"
+else
+    echo "The SuperLink's last words:" >&2
+    docker logs --tail 20 "$(compose ps --all --quiet superlink)" >&2
+    compose cp superlink:/results/. results/ 2>/dev/null || true  # a checkpoint may be worth keeping
+fi
 exit "$status"
