@@ -27,6 +27,7 @@ from app.cli_options import (
     Rounds,
     Seed,
     ShardsPerPartition,
+    prepared_store,
     say,
 )
 from app.errors import UserError
@@ -147,23 +148,15 @@ def up(
 ) -> None:
     """Run a whole federation on this machine as plain processes, and take it down again."""
     from app.fleet import launch, submit
-    from app.learning.choice import choose_dataset, prepare_by_name
-    from app.learning.store import Store
     from app.rounds.results import record_traffic
 
     folder = submit.project_folder(project)
     run_config = submit.run_config_for(folder, clients, rounds, config)
     launch.require_free_ports(fleet_port, control_port)
-    if data is None:
-        data = prepare_by_name(
-            choose_dataset(dataset, say), Path(".bouquet") / "data", num_partitions=clients, partitioner=partitioner, seed=seed,
-            alpha=alpha, classes_per_partition=classes_per_partition, shards_per_partition=shards_per_partition,
-        )  # fmt: skip
-    manifest = Store.open(data).manifest
-    if manifest.partitioner != "none" and manifest.num_partitions != clients:
-        raise UserError(
-            f"BOUQUET_DATA={data} was made for {manifest.num_partitions} partitions, not NUM_CLIENTS={clients}; prepare it again"
-        )
+    data, manifest = prepared_store(
+        data, dataset, clients, partitioner=partitioner, alpha=alpha, seed=seed,
+        classes_per_partition=classes_per_partition, shards_per_partition=shards_per_partition,
+    )  # fmt: skip
     say(f"{clients} clients as plain processes on this machine, {manifest.source} from {data}")
     federation = launch.Federation(clients, data, results, folder, run_config, fleet_port, control_port)
     outcome = launch.run(federation, say)

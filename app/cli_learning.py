@@ -19,9 +19,9 @@ from app.cli_options import (
     Seed,
     ShardsPerPartition,
     StoreFolder,
+    prepared_store,
     say,
 )
-from app.errors import UserError
 
 
 def samples(
@@ -100,22 +100,14 @@ def simulate(
     """
     from app.fleet import simulate as simulation
     from app.fleet import submit
-    from app.learning.choice import choose_dataset, prepare_by_name
-    from app.learning.store import Store
 
     simulation.require_ray()
     folder = submit.project_folder(project)
     run_config = submit.run_config_for(folder, clients, rounds, config)
-    if data is None:
-        data = prepare_by_name(
-            choose_dataset(dataset, say), Path(".bouquet") / "data", num_partitions=clients, partitioner=partitioner, seed=seed,
-            alpha=alpha, classes_per_partition=classes_per_partition, shards_per_partition=shards_per_partition,
-        )  # fmt: skip
-    manifest = Store.open(data).manifest
-    if manifest.partitioner != "none" and manifest.num_partitions != clients:
-        raise UserError(
-            f"BOUQUET_DATA={data} was made for {manifest.num_partitions} partitions, not NUM_CLIENTS={clients}; prepare it again"
-        )
+    data, manifest = prepared_store(
+        data, dataset, clients, partitioner=partitioner, alpha=alpha, seed=seed,
+        classes_per_partition=classes_per_partition, shards_per_partition=shards_per_partition,
+    )  # fmt: skip
     say(f"{clients} clients in simulation on this machine, {manifest.source} from {data}")
     outcome = simulation.run(
         simulation.Simulation(clients, data, results, folder, run_config, control_port), say

@@ -1,9 +1,14 @@
 """Options that several commands share, under the names that Compose and Kubernetes use as well."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from app.errors import UserError
+
+if TYPE_CHECKING:
+    from app.learning.store import Manifest
 
 Clients = Annotated[
     int, typer.Option("--clients", "-n", envvar="NUM_CLIENTS", min=1, help="Number of clients.")
@@ -46,3 +51,26 @@ Prepared = Annotated[
 def say(line: str) -> None:
     """Print one line of progress."""
     print(line, flush=True)
+
+
+def prepared_store(
+    given: Path | None, dataset: str, clients: int, **settings: Any
+) -> "tuple[Path, Manifest]":
+    """The data store to train on: the one given, else one prepared for ``dataset`` under ``.bouquet/data``.
+
+    Raises:
+        UserError: the data cannot be read, or the store given is for another number of clients.
+    """
+    from app.learning.choice import choose_dataset, prepare_by_name
+    from app.learning.store import Store
+
+    folder = given or prepare_by_name(
+        choose_dataset(dataset, say), Path(".bouquet") / "data", num_partitions=clients, **settings
+    )
+    manifest = Store.open(folder).manifest
+    if manifest.partitioner != "none" and manifest.num_partitions != clients:
+        raise UserError(
+            f"BOUQUET_DATA={folder} was made for {manifest.num_partitions} partitions, "
+            f"not NUM_CLIENTS={clients}; prepare it again"
+        )
+    return folder, manifest

@@ -13,6 +13,7 @@ SEPARATOR = ","
 # What one batch may hold; what does not fit is fetched by itself.
 LARGEST_BATCH = 32 * 1024 * 1024
 _ENTRY = struct.Struct("!32sQ")  # SHA-256 (Flower's object id) and length
+ENTRY_SIZE = _ENTRY.size  # bytes that each object takes beside its content
 
 
 def encode(objects: Iterable[tuple[str, bytes]]) -> bytes:

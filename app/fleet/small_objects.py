@@ -9,7 +9,6 @@ Read in flwr 1.39.0: ``client/grpc_rere_client``, ``server/superlink/fleet``, ``
 The receiver stores what it gets through the same function as a call would, with its checks.
 """
 
-import struct
 from collections.abc import Iterable
 from logging import WARNING
 from types import ModuleType
@@ -18,38 +17,22 @@ from typing import Any
 from flwr.supercore import log
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
+from app.object_batch import ENTRY_SIZE, decode, encode
+
 ASKS, OBJECTS = "bouquet-small-objects", "bouquet-objects-bin"
 # gRPC refuses more than 8 KiB of metadata, Flower's own signature and key included.
 LARGEST_OBJECT, LARGEST_TOTAL = 2048, 4096
-_ENTRY = struct.Struct("!32sH")  # SHA-256 (Flower's object id) and length
 
 
-def encode(objects: Iterable[tuple[str, bytes | None]]) -> bytes:
-    """As many of the small ``objects`` (id, content) as fit; those not there yet are left out."""
-    payload = bytearray()
+def those_that_fit(objects: Iterable[tuple[str, bytes | None]]) -> bytes:
+    """A batch of as many of the small ``objects`` (id, content) as fit; those not there yet are left out."""
+    chosen: list[tuple[str, bytes]] = []
+    size = 0
     for object_id, content in objects:
-        if (
-            content
-            and len(content) <= LARGEST_OBJECT
-            and len(payload) + _ENTRY.size + len(content) <= LARGEST_TOTAL
-        ):
-            payload += _ENTRY.pack(bytes.fromhex(object_id), len(content)) + content
-    return bytes(payload)
-
-
-def decode(payload: bytes) -> dict[str, bytes]:
-    """The objects in ``payload`` by id. Raises ValueError when it is cut short."""
-    objects, position = {}, 0
-    while position < len(payload):
-        if position + _ENTRY.size > len(payload):
-            raise ValueError("an entry is cut short")
-        digest, length = _ENTRY.unpack_from(payload, position)
-        position += _ENTRY.size
-        if position + length > len(payload):
-            raise ValueError("an object is cut short")
-        objects[digest.hex()] = payload[position : position + length]
-        position += length
-    return objects
+        if content and len(content) <= LARGEST_OBJECT and size + len(content) + ENTRY_SIZE <= LARGEST_TOTAL:
+            chosen.append((object_id, content))
+            size += len(content) + ENTRY_SIZE
+    return encode(chosen)
 
 
 def _received(metadata: Any) -> dict[str, bytes]:
@@ -79,7 +62,7 @@ def install_superlink() -> bool:
         if response.messages_list and any(key == ASKS for key, _ in context.invocation_metadata()):
             store = self.objectstore_factory.store()
             ids = [tree.object_id for tree in iterate_object_tree(response.message_object_trees[0])]
-            if payload := encode((object_id, store.get(object_id)) for object_id in ids):
+            if payload := those_that_fit((object_id, store.get(object_id)) for object_id in ids):
                 context.set_trailing_metadata(((OBJECTS, payload),))
                 run_id = response.messages_list[0].metadata.run_id
                 self.state_factory.state().store_traffic(run_id, bytes_sent=len(payload), bytes_recv=0)
@@ -150,7 +133,7 @@ def install_supernode(internal: ModuleType) -> bool:
     def push_messages(state: Any, object_store: Any, send: Any, push_object: Any) -> None:
         def send_with_objects(message: Any, object_tree: Any, clientapp_runtime: float) -> Any:
             ids = [tree.object_id for tree in iterate_object_tree(object_tree)]
-            outgoing[:] = [encode((object_id, object_store.get(object_id)) for object_id in ids)]
+            outgoing[:] = [those_that_fit((object_id, object_store.get(object_id)) for object_id in ids)]
             try:
                 return send(message, object_tree, clientapp_runtime)
             finally:
