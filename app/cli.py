@@ -167,9 +167,7 @@ def up(
 @app.command()
 def prepare(
     dataset: Dataset = "",
-    out: Annotated[Path, typer.Option(envvar="BOUQUET_DATA", help="Folder of the data store.")] = Path(
-        ".bouquet/data/store"
-    ),
+    out: Annotated[Path, typer.Option(envvar="BOUQUET_DATA", help="Folder of the data store.")] = STORE,
     clients: Clients = 10,
     partitioner: Partitioner = "iid",
     alpha: Alpha = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli_options import (
+    STORE,
     Alpha,
     ClassesPerPartition,
     Clients,
@@ -25,7 +26,7 @@ from app.cli_options import (
 
 
 def samples(
-    data: StoreFolder = None,
+    data: StoreFolder = STORE,
     partition_id: Annotated[int, typer.Option(help="Whose pictures.", min=0)] = 0,
     all_partitions: Annotated[
         bool, typer.Option("--all", help="The label distribution of every partition instead.")
@@ -45,7 +46,7 @@ def samples(
 
 
 def centralized(
-    data: StoreFolder = None,
+    data: StoreFolder = STORE,
     partition_id: Annotated[int, typer.Option(help="Whose data.", min=0)] = 0,
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 5,
     all_data: Annotated[bool, typer.Option("--all-data", help="Everybody's data: the upper bound.")] = False,

@@ -38,9 +38,9 @@ Seed = Annotated[
     int, typer.Option(envvar="DATA_SEED", min=0, help="Seed of the partitioning and the 80/20 split.")
 ]
 StoreFolder = Annotated[
-    Path | None,
-    typer.Option("--data", envvar="BOUQUET_DATA", help="The prepared data store.", show_default=False),
+    Path, typer.Option("--data", envvar="BOUQUET_DATA", help="The data store that `bouquet prepare` wrote.")
 ]
+STORE = Path(".bouquet") / "data" / "store"
 Project = Annotated[str, typer.Option(envvar="BOUQUET_PROJECT", help="Folder of the Flower app.")]
 Results = Annotated[Path, typer.Option(envvar="BOUQUET_RESULTS", help="Root of the results.")]
 Prepared = Annotated[
