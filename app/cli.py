@@ -15,6 +15,7 @@ import typer
 
 from app import cli_identity, cli_learning
 from app.cli_options import (
+    STORE,
     Alpha,
     ClassesPerPartition,
     Clients,
