@@ -57,10 +57,13 @@ def test_fifty_messages_each_in_its_own_process_leave_no_growth_behind(fleet: Fl
         "the same app keeps its parent"
     )
     # A file that a thread has just open may be counted; one that stays open would be counted in all.
-    assert min(reply["descriptors"] for reply in replies[-10:]) == first[0]["descriptors"]
+    assert min(reply["descriptors"] for reply in replies[-10:]) <= min(
+        reply["descriptors"] for reply in first
+    )
     assert fleet.warm_processes("supernode-0") == warm, "no process stays behind"
     after = _memory([node, *warm]), node.num_fds(), [process.num_fds() for process in warm]
-    assert after[1:] == before[1:], "no open file stays behind"
+    # A connection more or less is no leak; one file per message would be fifty.
+    assert after[1] - before[1] < 5 and after[2] == before[2], "no open file stays behind"
     assert after[0] - before[0] < 8 * 1024 * 1024, "memory does not grow with the messages"
 
 
