@@ -12,11 +12,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import InMemoryGrid
 
 from app.errors import UserError
-from app.learning.arrays import from_record, set_arrays, state_arrays
+from app.learning.arrays import state_arrays
 from app.learning.batches import Examples
 from app.learning.model import build_model
 from app.learning.store import Store
-from app.learning.training import choose_device, evaluate
+from app.learning.training import choose_device, evaluate_arrays
 from app.rounds.loop import Rounds
 from app.rounds.results import ResultsFolder, Summary, results_root
 from app.rounds.screening import read_client_names
@@ -76,8 +76,8 @@ def main(grid: Grid, context: Context) -> None:
     test = Examples(store.test, device)
 
     def evaluate_centrally(arrays: ArrayRecord) -> tuple[float, float]:
-        set_arrays(model, from_record(arrays), settings.personal_prefixes)
-        return evaluate(model, test, device=device, settings=settings)
+        exclude = settings.personal_prefixes
+        return evaluate_arrays(model, arrays, test, device=device, exclude=exclude, settings=settings)
 
     registry = os.environ.get("BOUQUET_MEMBERS", "")
     rounds = Rounds(

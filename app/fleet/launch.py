@@ -137,7 +137,6 @@ def _run(federation: Federation, processes: Processes, home: Path, say: Callable
 
     def watched(line: str) -> None:
         say(line)
-        for name, status in processes.ended().items():
-            raise UserError(f"{name} ended with status {status}: {processes.last_words(name)}")
+        processes.require_running()
 
     return submit(Submission(federation.project, federation.run_config, address), watched)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from app.errors import UserError
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -53,17 +55,18 @@ class Processes:
             name: status for name, process in self.running.items() if (status := process.poll()) is not None
         }
 
-    def last_words(self, name: str, lines: int = 3) -> str:
+    def require_running(self) -> None:
+        """Raise UserError with the end of its log for a process that has ended."""
+        for name, status in self.ended().items():
+            raise UserError(f"{name} ended with status {status}: {self._last_words(name)}")
+
+    def _last_words(self, name: str) -> str:
         """The end of a process's log."""
         try:
             text = (self.logs / f"{name}.log").read_text(errors="replace")
         except OSError:
             return ""
-        return (
-            " | ".join(line.strip() for line in text.splitlines() if line.strip()[:1])[-500:]
-            if lines
-            else text
-        )
+        return " | ".join(line.strip() for line in text.splitlines() if line.strip())[-500:]
 
     def stop(self, patience_s: float = 10.0) -> None:
         """End all processes and all that they started; those that do not end in time are killed."""

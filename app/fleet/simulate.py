@@ -147,16 +147,10 @@ def _run(
     os.environ["FLWR_HOME"] = str(home / "submit")
     _configure(address, simulation.clients, given)
 
-    ending = False  # the app has said why in one line; Flower's traceback of it says no more
-
     def watched(line: str) -> None:
-        nonlocal ending
-        mistake = line.startswith("error: ")
-        if mistake or not (ending or any(words in line for words in NOISE)):
+        if line.startswith("error: ") or not any(words in line for words in NOISE):
             say(line)
-        ending = ending or mistake
-        for name, status in processes.ended().items():
-            raise UserError(f"{name} ended with status {status}: {processes.last_words(name)}")
+        processes.require_running()
 
     return submit(Submission(simulation.project, simulation.run_config, address), watched)
 
