@@ -17,6 +17,7 @@ from flwr.common import NDArrays, Scalar
 from app.learning import arrays as codec
 from app.learning.batches import Examples
 from app.learning.client import FlowerClient, client_fn, keep_personal, node_number
+from app.learning.memory import keep_freed_memory
 from app.learning.store import Split
 from app.settings import RunSettings
 
@@ -97,6 +98,7 @@ def warm_up(run_config: dict[str, Any], node_config: dict[str, Any]) -> None:
     Opens the partition, builds the model, and takes one training and one evaluation step on copies, on the
     CPU with one thread: CUDA or a pool of threads would not survive the fork. Only caches stay behind.
     """
+    keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -14,6 +14,7 @@ from flwr.superlink.grid import InMemoryGrid
 from app.errors import UserError
 from app.learning.arrays import state_arrays
 from app.learning.batches import Examples
+from app.learning.memory import keep_freed_memory
 from app.learning.model import build_model
 from app.learning.store import Store
 from app.learning.training import choose_device, evaluate_arrays
@@ -48,6 +49,7 @@ def say(line: str) -> None:
 def main(grid: Grid, context: Context) -> None:
     """Run all rounds and leave ``results/<run>/``."""
     end_with_parent()
+    keep_freed_memory()
     # Flower's strategies log every phase; one line a round says what a person wants to know.
     logging.getLogger("flwr").setLevel(logging.WARNING)
     try:

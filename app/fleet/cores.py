@@ -7,12 +7,16 @@ at once as there are cores, each with its caches to itself.
 
 import fcntl
 import os
+import select
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from app.errors import UserError
+
+CRASH_NOTICED_S = 0.2
 
 _CGROUP_QUOTAS = (
     ("/sys/fs/cgroup/cpu.max", None),
@@ -61,34 +65,51 @@ def threads_per_client(environment: Mapping[str, str], local_replicas: int) -> i
 def training_slot(folder: Path | None, slots: int, patience_s: float = 600.0) -> Iterator[None]:
     """Hold one of ``slots`` training slots that the replicas of a host share.
 
-    The slots are ``flock`` files, so a crash frees them. Without a shared folder, or when none came
-    free within ``patience_s`` seconds, training goes on without one: slower, never stuck.
+    The slots are ``flock`` files, so a crash frees them. Only the replica at the head of the queue looks for a free
+    one, when another says that it has left; the others sleep in the kernel until it is their turn. Without a shared
+    folder, or when none came free within ``patience_s`` seconds, training goes on without one: slower, never stuck.
     """
     if folder is None:
         yield
         return
-    handles = []
-    deadline = time.monotonic() + patience_s
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handles = [(folder / f"slot-{number}.lock").open("a") for number in range(slots)]
-    except OSError:
-        yield
-        return
-    try:
-        pause = 0.002
-        while not any(_try_lock(handle.fileno()) for handle in handles) and time.monotonic() < deadline:
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.02)
-        yield
-    finally:
-        for handle in handles:
-            handle.close()
+    bell = folder / "bell"
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkfifo(bell)
+            handles = [
+                held.enter_context((folder / f"slot-{number}.lock").open("a")) for number in range(slots)
+            ]
+            with (folder / "queue.lock").open("a") as queue, bell.open("r+b", buffering=0) as ringing:
+                deadline = time.monotonic() + patience_s
+                fcntl.flock(queue, fcntl.LOCK_EX)
+                while not any(map(_try_lock, handles)) and time.monotonic() < deadline:
+                    # A crashed replica does not ring.
+                    if select.select([ringing], [], [], CRASH_NOTICED_S)[0]:
+                        ringing.read(1)
+        except OSError:
+            held.close()
+        try:
+            yield
+        finally:
+            held.close()
+            _ring(bell)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(handle: TextIO) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _ring(bell: Path) -> None:
+    """Wake the replica that waits at the head of the queue, if there is one."""
+    with suppress(OSError):
+        descriptor = os.open(bell, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(descriptor, b".")
+        finally:
+            os.close(descriptor)

@@ -25,6 +25,7 @@ from flwr.supercore import log
 NODE_HOLD_S = 20.0
 GRID_HOLD_S = 10.0  # Flower's HTTP client gives up after 30 s
 TASK_HOLD_S = 1.0
+GATHER_S = 0.1  # each answer costs a ServerApp three calls, so replies that come together are handed out together
 RECHECK_S = 5.0  # for what arrives by a way that is not signalled here
 
 
@@ -77,6 +78,13 @@ class Arrivals:
         """Those of ``receivers`` whose message is stored but still on its way."""
         with self._changed:
             return set(self._receiver.values()) & set(receivers)
+
+    def gather(self, receivers: list[Any], timeout: float) -> None:
+        """Where something came for some of the receivers, wait for the others for a moment."""
+        with self._changed:
+            waiting = {receiver for receiver in receivers if receiver not in self._version}
+            if len(waiting) < len(set(receivers)):
+                self._changed.wait_for(lambda: waiting <= self._version.keys(), timeout)
 
     def seen(self, receivers: Iterable[Any]) -> dict[Any, int]:
         """A snapshot to wait against."""
@@ -171,6 +179,7 @@ def _hold_runtime(arrivals: Arrivals, handlers: ModuleType) -> None:
             return pull(request, state, task)
 
         def answer() -> Any:
+            arrivals.gather(wanted, GATHER_S)
             late = arrivals.incomplete(wanted)
             return pull(type(request)(message_ids=[m for m in wanted if m not in late]), state, task)
 

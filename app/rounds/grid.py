@@ -6,6 +6,7 @@ SuperLink's: Bouquet's SuperLink answers when a reply is there. Against any othe
 between looks grows with the time already waited.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from app.learning.arrays import PACKED, pack_arrays, unpack_arrays
-from app.rounds.replies import collect, size_of
+from app.rounds.replies import collect, confirm, size_of
 from app.rounds.sending import push
 
 ARRAYS = "arrays"
 # A record travels in one message, which the SuperLink limits to 64 MiB; a larger model goes as Flower sends it, in chunks.
 LARGEST_PACKED = 48 * 1024 * 1024
+# A confirmation is a call of its own, so replies are confirmed together, before the SuperLink keeps too much.
+LARGEST_UNCONFIRMED = 64 * 1024 * 1024
 REPLY_MARGIN = 16 * 1024 * 1024
 HELD_S = 0.5  # an empty answer that took this long was held by the SuperLink
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 3.0
@@ -29,21 +32,30 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 3.0
 class OrderedGrid:
     """A ``Grid`` that lists the nodes by partition id, so that a seeded choice of clients can be repeated.
 
-    Node ids are drawn anew whenever a client starts; partition ids are what stays.
+    Node ids are drawn anew whenever a client starts; partition ids are what stays. Flower's strategies list the
+    nodes and then draw from Python's global generator, which Flower's heartbeats draw from as well: so the
+    generator is seeded when the nodes are listed.
+
+    Attributes:
+        partition_of: partition id by node id, as far as known.
+        draw: what the next choice of clients is seeded with; the same gives the same choice.
     """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self.partition_of: dict[int, int] = {}
+        self.draw = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._grid, name)
 
     def get_node_ids(self) -> list[int]:
         """The connected nodes, ordered by partition id where it is known."""
-        return sorted(
+        nodes = sorted(
             self._grid.get_node_ids(), key=lambda node: (self.partition_of.get(node, 1 << 62), node)
         )
+        random.seed(self.draw)
+        return nodes
 
 
 @dataclass
@@ -129,10 +141,15 @@ def exchange(
     limit = 2 * max(result.bytes_down.values()) + REPLY_MARGIN
     if meanwhile:
         meanwhile()
+    unconfirmed: list[tuple[Message, int]] = []
     while node_of and (left := timeout - (time.monotonic() - start)) > 0:
         asked = time.monotonic()
         replies = collect(grid, list(node_of), limit)
         now = time.monotonic()
+        unconfirmed += replies
+        if sum(size for _, size in unconfirmed) > LARGEST_UNCONFIRMED:
+            confirm(grid, [reply for reply, _ in unconfirmed])
+            unconfirmed.clear()
         for reply, size in replies:
             node = node_of.pop(reply.metadata.reply_to_message_id, None)
             if node is None:
@@ -145,6 +162,7 @@ def exchange(
         if not replies and now - asked < HELD_S:
             pause = min(max(0.1 * (now - start), SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
             time.sleep(min(pause, max(left, 0.0)))
+    confirm(grid, [reply for reply, _ in unconfirmed])
     result.missing += node_of.values()
     return result
 

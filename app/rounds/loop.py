@@ -5,7 +5,6 @@ that cannot be right are left out, the replies are averaged in the order of thei
 seeded run repeats bit for bit), and the server evaluates the global model while the clients evaluate it.
 """
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,7 +58,6 @@ class Rounds:
     def run(self, arrays: ArrayRecord) -> ArrayRecord:
         """Train for ``num-server-rounds`` rounds from ``arrays``; returns the last global model."""
         settings = self.settings
-        random.seed(settings.seed)
         nodes = wait_for_nodes(self.grid, settings.min_available_nodes, self.say)
         self.say(f"{len(nodes)} clients connected")
         if settings.fraction_train < 1:
@@ -104,6 +102,7 @@ class Rounds:
         return arrays
 
     def _train(self, server_round: int, arrays: ArrayRecord) -> tuple[int, ArrayRecord, float | None]:
+        self._ordered.draw = f"{self.settings.seed}/{server_round}/train"
         messages = self.strategy.configure_train(server_round, arrays, ConfigRecord(), self._ordered)
         came = exchange(
             self.grid, messages, timeout=self.settings.round_timeout, dtype=self.settings.update_dtype
@@ -122,6 +121,7 @@ class Rounds:
         self, server_round: int, arrays: ArrayRecord, meanwhile: Callable[[], None]
     ) -> tuple[int, float | None]:
         """How many clients evaluated the model, and their weighted mean accuracy."""
+        self._ordered.draw = f"{self.settings.seed}/{server_round}/evaluate"
         messages = self.strategy.configure_evaluate(server_round, arrays, ConfigRecord(), self._ordered)
         came = exchange(self.grid, messages, timeout=self.settings.round_timeout, meanwhile=meanwhile)
         accepted, rejected = screen_evaluation(came.replies, names=self.names)

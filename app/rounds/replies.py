@@ -37,7 +37,7 @@ from app.rounds.sending import takes_batches
 
 
 def collect(grid: Grid, message_ids: list[str], limit: int) -> list[tuple[Message, int]]:
-    """Return the replies that are there, each with the bytes that came.
+    """Return the replies that are there, each with the bytes that came; :func:`confirm` frees their copies.
 
     Args:
         grid: Flower's grid. Only that of a SuperLink needs care; in a simulation no stranger takes part.
@@ -50,7 +50,7 @@ def collect(grid: Grid, message_ids: list[str], limit: int) -> list[tuple[Messag
     came = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
     pull = make_pull_object_fn_protobuf(client.PullObject, grid.node, run_id)
     here = _fetched_together(grid, came.message_object_trees)
-    replies, received = [], []
+    replies = []
     for header, tree in zip(came.messages_list, came.message_object_trees, strict=True):
         name, metadata = header.metadata.message_id, metadata_from_proto(header.metadata)
         try:
@@ -61,7 +61,6 @@ def collect(grid: Grid, message_ids: list[str], limit: int) -> list[tuple[Messag
             reason = f"its reply did not arrive as a whole: {error}"
             replies.append((make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, reason)), 0))
             continue
-        received.append(name)
         size = sum(map(len, contents.values()))
         try:
             _check_size(contents, limit)
@@ -70,11 +69,18 @@ def collect(grid: Grid, message_ids: list[str], limit: int) -> list[tuple[Messag
             reason = f"its reply cannot be read: {error or type(error).__name__}"
             reply = make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, reason))
         replies.append((reply, size))
-    for names in [SEPARATOR.join(received)] if takes_batches(grid) else received:
-        client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(node=grid.node, run_id=run_id, message_object_id=names)
-        )
     return replies
+
+
+def confirm(grid: Grid, replies: Iterable[Message]) -> None:
+    """Tell the SuperLink that it may forget what :func:`collect` returned."""
+    names = [reply.metadata.message_id for reply in replies]
+    if not names or not isinstance(grid, HttpGrid):
+        return
+    for each in [SEPARATOR.join(names)] if takes_batches(grid) else names:
+        grid._runtime_client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(node=grid.node, run_id=grid.run.run_id, message_object_id=each)
+        )
 
 
 def _fetched_together(grid: HttpGrid, trees: Iterable[ObjectTree]) -> dict[str, bytes]:

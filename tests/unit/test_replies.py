@@ -18,7 +18,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.rounds.replies import collect, size_of
+from app.rounds.replies import collect, confirm, size_of
 
 LIMIT = 1024 * 1024
 Sent = tuple[Message, ObjectTree, dict[str, bytes]]
@@ -74,7 +74,9 @@ def replies_of(superlink: SuperLink) -> list[tuple[Message, int]]:
     grid = HttpGrid(token="token")
     grid._client = cast(Any, superlink)
     grid.set_run(Run.create_empty(1))
-    return collect(grid, ["asked"], LIMIT)
+    replies = collect(grid, ["asked"], LIMIT)
+    confirm(grid, [reply for reply, _ in replies])
+    return replies
 
 
 def only(sent: Sent) -> Message:
@@ -94,7 +96,7 @@ def refusal(sent: Sent) -> str:
         "asked",
         "last",
     ]
-    assert len(superlink.confirmed) == 3, "what was fetched stays on the SuperLink"
+    assert superlink.confirmed == [tree.object_id for tree in superlink.trees], "it stays on the SuperLink"
     return bad.error.reason
 
 

@@ -42,6 +42,8 @@ from app.fleet.cores import training_slot
 PARENT_PROGRAM = Path(__file__).with_name("parent.py")
 READY_TIMEOUT_S = 180.0
 HEADER = struct.Struct("!BI")
+# A child has one connection; Flower's threads for objects would only wait for each other.
+ONE_AT_A_TIME = {f"FLWR_PRIVATE_MAX_CONCURRENT_OBJ_{way}": "1" for way in ("PULLS", "PUSHES")}
 
 # The calls that Flower's run_clientapp makes: name, request type, handler(request, state, task).
 _CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
@@ -131,7 +133,7 @@ class WarmExecutor:
                 [sys.executable, "-P", str(PARENT_PROGRAM), str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": str(self.settings.threads)},
+                env={**os.environ, **ONE_AT_A_TIME, "OMP_NUM_THREADS": str(self.settings.threads)},
             )
         self._parent = _Peer(ours, self._process.pid)
         try:
@@ -373,7 +375,7 @@ def unsupported() -> str:
         internal: ("_insert_message", "_push_messages", "_pull_and_store_message", "start_client_internal", "time"),
         run_clientapp: (
             "RuntimeHttpClient", "run_clientapp", "flwr_exit", "register_signal_handlers",
-            "install_from_fab", "get_load_client_app_fn",
+            "install_from_fab", "get_load_client_app_fn", "event",
         ),
         NodeState: ("get_task_by_token", "get_run_series_context", "get_messages", "finish_task"),
     }  # fmt: skip

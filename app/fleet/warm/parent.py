@@ -34,6 +34,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 clientapp: Any = import_module("flwr.supernode.runtime.run_clientapp")
 
 PR_SET_PDEATHSIG = 1
+MADV_COLLAPSE = 25
+HUGE_PAGE = 2 << 20
 HEADER = struct.Struct("!BI")  # method name length, payload length
 
 
@@ -119,6 +121,29 @@ class App:
         except Exception:
             # The first message meets the same error and reports it to the server.
             traceback.print_exc()
+
+
+def use_huge_pages() -> None:
+    """Gather this process's private memory into pages of 2 MiB.
+
+    A fork copies an entry for every page, and the child's exit walks them again: 300 MiB of PyTorch's tables in
+    pages of 4 KiB cost 27 ms a message, in huge ones 7 ms. What is shared with the parent stays so. Needs
+    Linux 6.1; an older kernel refuses, and nothing changes.
+    """
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    start = size = 0
+    with open("/proc/self/smaps") as mappings:
+        for line in mappings:
+            name, value, *_ = [*line.split(maxsplit=2), ""]
+            if not name.endswith(":"):
+                start, size = 0, 0
+                if line.split()[1:5:3] == ["rw-p", "0"]:  # private, of no file
+                    first, last = (int(address, 16) for address in name.split("-"))
+                    start = -(-first // HUGE_PAGE) * HUGE_PAGE
+                    size = last // HUGE_PAGE * HUGE_PAGE - start
+            elif name == "Private_Dirty:" and size > 0 and int(value) * 1024 >= size * 7 // 8:  # else it would grow
+                madvise(start, size, MADV_COLLAPSE)
 
 
 def training_step(optimizer: bool) -> None:
@@ -230,6 +255,7 @@ def serve_app(control: socket.socket, content: bytes, request: dict[str, Any]) -
         return 1
     gc.collect()
     gc.freeze()  # keep the collector from touching, and so copying, the pages shared with the children
+    use_huge_pages()
     control.send(json.dumps({"ready": True}).encode())
     return serve(control)
 
@@ -241,9 +267,13 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     clientapp.flwr_exit = leave
     clientapp.register_signal_handlers = register_exit_handlers
+    clientapp.event = lambda *_args, **_kwargs: None  # a thread for each, also where telemetry is off
+    gc.disable()  # what imports leave behind is kept anyway; walking it again and again is a fifth of their time
     warm_torch()
+    gc.enable()
     gc.collect()
     gc.freeze()
+    use_huge_pages()
     control.send(json.dumps({"ready": True}).encode())
     return serve(control)
 
