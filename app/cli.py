@@ -91,17 +91,8 @@ def supernode(
     from app.fleet import supernode as node
 
     cli_identity.check_transport(insecure, ca, "--ca (BOUQUET_CA) with --key (BOUQUET_NODE_KEY)")
-    settings, partition = node.settings_from(
-        os.environ,
-        superlink=superlink,
-        ca=ca,
-        key=key,
-        health_address=f"0.0.0.0:{health_port}" if health_port else None,
-    )
-    say(
-        f"partition-id {partition.id} of {settings.num_partitions} (from {partition.source}), {settings.threads} thread(s)"
-    )
-    node.run(settings)
+    health_address = f"0.0.0.0:{health_port}" if health_port else None
+    node.serve(os.environ, superlink=superlink, ca=ca, key=key, health_address=health_address)
 
 
 @app.command()

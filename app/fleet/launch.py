@@ -8,13 +8,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from app.errors import UserError
+from app.fleet import cores, supernode
 from app.fleet.processes import Processes
 from app.fleet.submit import Outcome, Submission, submit, wait_for_superlink
 from app.settings import RunValue
@@ -81,16 +82,19 @@ def run(federation: Federation, say: Callable[[str], None]) -> Outcome:
     processes = Processes(federation.results / "logs" / time.strftime("%Y%m%d-%H%M%S"))
     outcome = None
     try:
-        outcome = _run(federation, processes, home, say)
+        with ExitStack() as down:
+            down.callback(processes.stop)
+            outcome = _run(federation, processes, home, say, down)
         return outcome
     finally:
-        processes.stop()
         shutil.rmtree(home, ignore_errors=True)
         if outcome is None or not outcome.finished:
             say(f"the processes' logs are in {processes.logs}")
 
 
-def _run(federation: Federation, processes: Processes, home: Path, say: Callable[[str], None]) -> Outcome:
+def _run(
+    federation: Federation, processes: Processes, home: Path, say: Callable[[str], None], down: ExitStack
+) -> Outcome:
     fleet_port = federation.fleet_port or free_port()
     control_port = federation.control_port or free_port()
     shared = {
@@ -117,20 +121,26 @@ def _run(federation: Federation, processes: Processes, home: Path, say: Callable
             "FLWR_HOME": str(home / "superlink"),
         },
     )
-    for number in range(federation.clients):
-        processes.start(
-            f"supernode-{number}",
-            _bouquet(
-                "supernode", "--insecure", "--superlink", f"127.0.0.1:{fleet_port}", "--health-port", "0"
-            ),
-            {
-                **shared,
-                "PARTITION_ID": str(number),
-                "BOUQUET_LEASES": str(home / "leases"),
-                "BOUQUET_LOCAL_REPLICAS": str(federation.clients),
-                "FLWR_HOME": str(home / "flwr"),
-            },
-        )
+    os.environ.update(shared)  # for the processes that the SuperNodes are forked from
+    # Imports Flower, which the SuperLink does meanwhile as well.
+    from app.fleet import replicas
+
+    supernodes = replicas.Replicas(
+        cores.threads_per_client(os.environ, federation.clients),
+        # On GPUs each client is given its own before it starts.
+        warm=not supernode.visible_gpus(os.environ) and os.environ.get("BOUQUET_WARM", "1") != "0",
+    )
+    down.callback(supernodes.stop)
+    down.callback(processes.stop)
+    environments = {
+        f"supernode-{number}": {
+            "PARTITION_ID": str(number),
+            "BOUQUET_LEASES": str(home / "leases"),
+            "BOUQUET_LOCAL_REPLICAS": str(federation.clients),
+            "FLWR_HOME": str(home / "flwr"),
+        }
+        for number in range(federation.clients)
+    }
     address = f"127.0.0.1:{control_port}"
     wait_for_superlink(address, START_TIMEOUT_S, lambda: superlink.poll() is None)
     os.environ["FLWR_HOME"] = str(home / "submit")
@@ -139,4 +149,8 @@ def _run(federation: Federation, processes: Processes, home: Path, say: Callable
         say(line)
         processes.require_running()
 
-    return submit(Submission(federation.project, federation.run_config, address), watched)
+    return submit(
+        Submission(federation.project, federation.run_config, address),
+        watched,
+        lambda: supernodes.start(processes, f"127.0.0.1:{fleet_port}", environments),
+    )

@@ -25,7 +25,9 @@ from flwr.supercore import log
 NODE_HOLD_S = 20.0
 GRID_HOLD_S = 10.0  # Flower's HTTP client gives up after 30 s
 TASK_HOLD_S = 1.0
-GATHER_S = 0.1  # each answer costs a ServerApp three calls, so replies that come together are handed out together
+GATHER_S = (
+    0.1  # each answer costs a ServerApp three calls, so replies that come together are handed out together
+)
 RECHECK_S = 5.0  # for what arrives by a way that is not signalled here
 
 

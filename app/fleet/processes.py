@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import psutil
 
@@ -17,7 +18,19 @@ from app.errors import UserError
 PR_SET_PDEATHSIG = 1
 
 
+class Running(Protocol):
+    """A process: ``subprocess.Popen``, or what behaves like it."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
 def _die_with_parent() -> None:
+    """Ask the kernel to end this process when the one that started it ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -26,7 +39,7 @@ class Processes:
     """Named processes with a log file each, ended in reverse order."""
 
     logs: Path
-    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)
 
     def start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str]
@@ -35,8 +48,7 @@ class Processes:
 
         It leads a group of its own: Ctrl-C is for the launcher, which then ends all in order.
         """
-        self.logs.mkdir(parents=True, exist_ok=True)
-        with (self.logs / f"{name}.log").open("ab") as log:
+        with self.log(name) as log:
             process = subprocess.Popen(
                 command,
                 env={**os.environ, **environment},
@@ -48,6 +60,11 @@ class Processes:
             )
         self.running[name] = process
         return process
+
+    def log(self, name: str) -> BinaryIO:
+        """The log file of process ``name``, open for writing at its end."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        return (self.logs / f"{name}.log").open("ab")
 
     def ended(self) -> dict[str, int]:
         """Exit status of the processes that have ended, by name."""

@@ -182,10 +182,17 @@ class Outcome:
     bytes_up: int
 
 
-def submit(submission: Submission, say: Callable[[str], None]) -> Outcome:
+def submit(
+    submission: Submission, say: Callable[[str], None], begun: Callable[[], None] = lambda: None
+) -> Outcome:
     """Submit the run, pass its log on to ``say``, and return how it ended.
 
     An interruption (Ctrl-C) stops the run on the SuperLink.
+
+    Args:
+        submission: what to run.
+        say: takes each line of the run's log.
+        begun: called when the run has been submitted.
     """
     flower.prepare_environment()
     from flwr.cli.build import build_fab_from_disk
@@ -206,6 +213,7 @@ def submit(submission: Submission, say: Callable[[str], None]) -> Outcome:
         if not answer.HasField("run_id"):
             raise UserError("the SuperLink did not start the run; its log says why")
         try:
+            begun()
             _follow(client, answer.run_id, say)
         except KeyboardInterrupt:
             with suppress(Exception):

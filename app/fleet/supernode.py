@@ -101,8 +101,26 @@ def _run_stock(settings: SuperNodeSettings, reason: str) -> None:
     os.execv(command, ["flower-supernode", *arguments(settings)])
 
 
-def run(settings: SuperNodeSettings) -> None:
-    """Dial the SuperLink and process its messages; returns only when the connection is over for good."""
+def serve(
+    environment: Mapping[str, str], *, key: Path | None, parent: socket.socket | None = None, **given: Any
+) -> None:
+    """Be one client: find out which, say so, and :func:`run`. The arguments are those of :func:`settings_from`."""
+    settings, partition = settings_from(environment, key=key, **given)
+    print(
+        f"partition-id {partition.id} of {settings.num_partitions} (from {partition.source}),"
+        f" {settings.threads} thread(s)",
+        flush=True,
+    )
+    run(settings, parent)
+
+
+def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> None:
+    """Dial the SuperLink and process its messages; returns only when the connection is over for good.
+
+    Args:
+        settings: how this client is run.
+        parent: control socket of a warm parent that the host's SuperNodes share; None starts one.
+    """
     flower.prepare_environment()
     authentication_keys = None
     if settings.ca is not None:
@@ -129,7 +147,8 @@ def run(settings: SuperNodeSettings) -> None:
             slots_folder=settings.leases,
             persistent=settings.worker == "persistent" or (settings.worker == "auto" and gpu is not None),
             allowed_apps=settings.allowed_apps,
-        )
+        ),
+        given=parent,
     )
     try:
         executor.start()

@@ -104,15 +104,27 @@ class _Peer:
         return answer
 
 
+def _has_ended(peer: _Peer) -> bool:
+    """Whether the process has hung up: nothing else comes from it unasked."""
+    return bool(select.select([peer.control], [], [], 0)[0])
+
+
 def _control_pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 @dataclass
 class WarmExecutor:
-    """Runs a SuperNode's messages in children of a warm parent."""
+    """Runs a SuperNode's messages in children of a warm parent.
+
+    Attributes:
+        settings: how messages are run.
+        given: control socket of a warm parent that this SuperNode shares with others of its host; without one,
+            or when that one has ended, it starts its own.
+    """
 
     settings: WarmSettings
+    given: socket.socket | None = None
     _process: subprocess.Popen[bytes] | None = None
     _parent: _Peer | None = None
     _apps: dict[str, _Peer] = field(default_factory=dict)
@@ -126,7 +138,15 @@ class WarmExecutor:
         Raises:
             WarmStartError: it ended or did not answer.
         """
+        self.begin()
+        self.wait_until_warm()
+
+    def begin(self) -> None:
+        """Start the warm parent; :meth:`wait_until_warm` before it is used."""
         self.stop()
+        if self.given is not None:
+            self._parent, self.given = _Peer(self.given, 0), None
+            return
         ours, theirs = _control_pair()
         with theirs:
             self._process = subprocess.Popen(
@@ -136,11 +156,26 @@ class WarmExecutor:
                 env={**os.environ, **ONE_AT_A_TIME, "OMP_NUM_THREADS": str(self.settings.threads)},
             )
         self._parent = _Peer(ours, self._process.pid)
+
+    def wait_until_warm(self) -> None:
+        """Raises WarmStartError when the warm parent ended or did not answer."""
+        if self._parent is None or self._process is None:
+            return
         try:
             self._parent.hear(READY_TIMEOUT_S)
         except (OSError, ValueError) as error:
             self.stop()
             raise WarmStartError(str(error)) from error
+
+    def share(self, output: int) -> socket.socket:
+        """A warm parent for another SuperNode of this host, forked from this one's; it writes to ``output``.
+
+        Raises OSError or ValueError when the parent has ended.
+        """
+        ours, theirs = _control_pair()
+        with theirs:
+            self._generic().ask({"op": "worker"}, theirs.fileno(), output)
+        return ours
 
     def stop(self) -> None:
         """End the parent; its children end with it."""
@@ -162,7 +197,7 @@ class WarmExecutor:
         self._apps, self._worker = {}, None
 
     def _generic(self) -> _Peer:
-        if self._parent is None or self._process is None or self._process.poll() is not None:
+        if self._parent is None or _has_ended(self._parent):
             log(WARNING, "The warm parent has ended; starting a new one")
             self.start()
         assert self._parent is not None
@@ -171,7 +206,7 @@ class WarmExecutor:
     def _app_parent(self, run: Run, fab: Fab, run_config: dict[str, Any]) -> _Peer:
         """The process that has this app loaded; another app gets a fresh one."""
         if (peer := self._apps.get(fab.hash_str)) is not None:
-            if not select.select([peer.control], [], [], 0)[0]:
+            if not _has_ended(peer):
                 return peer
             log(WARNING, "The app's warm process has ended; starting a new one")
         generic = self._generic()
@@ -210,11 +245,7 @@ class WarmExecutor:
 
     def _worker_for(self, run: Run, peer: _Peer) -> _Peer:
         key = (run.fab_hash, run.run_id)
-        if (
-            self._worker
-            and self._worker[0] == key
-            and not select.select([self._worker[1].control], [], [], 0)[0]
-        ):
+        if self._worker and self._worker[0] == key and not _has_ended(self._worker[1]):
             return self._worker[1]
         if self._worker:
             self._worker[1].control.close()

@@ -25,6 +25,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from flwr.supercore.exit.exit_handler import add_exit_handler, trigger_exit_handlers
@@ -133,7 +134,7 @@ def use_huge_pages() -> None:
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     start = size = 0
-    with open("/proc/self/smaps") as mappings:
+    with Path("/proc/self/smaps").open() as mappings:
         for line in mappings:
             name, value, *_ = [*line.split(maxsplit=2), ""]
             if not name.endswith(":"):
@@ -142,7 +143,9 @@ def use_huge_pages() -> None:
                     first, last = (int(address, 16) for address in name.split("-"))
                     start = -(-first // HUGE_PAGE) * HUGE_PAGE
                     size = last // HUGE_PAGE * HUGE_PAGE - start
-            elif name == "Private_Dirty:" and size > 0 and int(value) * 1024 >= size * 7 // 8:  # else it would grow
+            elif (
+                name == "Private_Dirty:" and size > 0 and int(value) * 1024 >= size * 7 // 8
+            ):  # else it would grow
                 madvise(start, size, MADV_COLLAPSE)
 
 
@@ -215,8 +218,9 @@ def serve(control: socket.socket) -> int:
 
     A request is one JSON packet with at most two file descriptors. ``load``: fork an app parent
     (descriptors: its control socket, the app bundle). ``fork``: process a message in a child.
-    ``worker``: fork a long-lived worker. ``run``: process a message in this process. ``wait``: the
-    exit status of a child.
+    ``worker``: fork a process that answers requests as this one does (descriptors: its control socket, and
+    perhaps where its output goes). ``run``: process a message in this process. ``wait``: the exit status of a
+    child.
     """
     while True:
         packet, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 2)
@@ -234,7 +238,7 @@ def serve(control: socket.socket) -> int:
                     content = bundle.read()
                 reply["pid"] = fork(partial(serve_app, connection, content, request), control)
             elif operation == "worker":
-                reply["pid"] = fork(partial(serve, connection), control)
+                reply["pid"] = fork(partial(serve_apart, connection, descriptors[1:]), control)
             elif operation == "fork":
                 reply["pid"] = fork(partial(run, connection, request), control)
             elif operation == "run":
@@ -243,7 +247,18 @@ def serve(control: socket.socket) -> int:
                 run(connection, request)
                 continue
             connection.close()
+            for output in descriptors[1:] if operation == "worker" else ():
+                os.close(output)
         control.send(json.dumps(reply).encode())
+
+
+def serve_apart(control: socket.socket, output: list[int]) -> int:
+    """Serve ``control`` in a process of its own, which writes to ``output`` where that is given."""
+    for descriptor in output:
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+    return serve(control)
 
 
 def serve_app(control: socket.socket, content: bytes, request: dict[str, Any]) -> int:
