@@ -19,7 +19,7 @@ class SuperLinkSettings:
         fleet_address: host:port where SuperNodes dial in (gRPC).
         control_port: port of the Control and Runtime API, always on 127.0.0.1.
         certificates: folder with ca.crt, server.crt and server.key; None for plaintext.
-        state: folder of the SQLite database that survives a restart; None to keep state in memory.
+        state: folder where the list of members survives a restart; None to keep it in memory.
         health_port: port of the gRPC health service; 0 for none.
     """
 
@@ -46,16 +46,16 @@ def _failed(record: logging.LogRecord) -> bool:
     return not (isinstance(record.args, tuple) and record.args and str(record.args[-1]).startswith("2"))
 
 
-def arguments(settings: SuperLinkSettings) -> list[str]:
-    """The command line of ``flower-superlink``."""
+def arguments(settings: SuperLinkSettings, database: Path | None = None) -> list[str]:
+    """The command line of ``flower-superlink``; ``database``: a file for all its state, None for memory."""
     command = [
         "--fleet-api-address", settings.fleet_address,
         "--host", "127.0.0.1",
         "--port", str(settings.control_port),
         "--disable-runtime-dependency-installation",
     ]  # fmt: skip
-    if settings.state is not None:
-        command += ["--database", str(settings.state / "superlink.db")]
+    if database is not None:
+        command += ["--database", str(database)]
     if settings.health_port:
         command += ["--health-server-address", f"0.0.0.0:{settings.health_port}"]
     if settings.certificates is None:
@@ -83,10 +83,7 @@ def run(settings: SuperLinkSettings) -> None:
     _require_free("127.0.0.1", settings.control_port, "--control-port")
     if settings.certificates is not None:
         if settings.state is None:
-            # Flower's store in memory unfolds whatever tree of objects a member sends; the one in SQLite refuses it.
-            raise UserError(
-                "--certificates needs --state (BOUQUET_STATE): a folder for the SuperLink's database"
-            )
+            raise UserError("--certificates needs --state (BOUQUET_STATE): a folder for the list of members")
         keys.check_server_identity(settings.certificates)
     if settings.state is not None:
         settings.state.mkdir(parents=True, exist_ok=True)
@@ -98,8 +95,11 @@ def run(settings: SuperLinkSettings) -> None:
 
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
-    from app.fleet import longpoll, object_batches, small_objects
+    from app.fleet import link_state, longpoll, object_batches, small_objects
 
+    database = None
+    if settings.state is not None and not link_state.install(settings.state):
+        database = settings.state / "superlink.db"
     longpoll.install()
     object_batches.install()
     small_objects.install_superlink()
@@ -112,5 +112,5 @@ def run(settings: SuperLinkSettings) -> None:
     # One line per request is noise here and costs time; Flower's own log lines say what happens. A filter, because
     # the web server sets this logger's level anew when it starts.
     logging.getLogger("uvicorn.access").addFilter(_failed)
-    sys.argv = ["flower-superlink", *arguments(settings)]
+    sys.argv = ["flower-superlink", *arguments(settings, database)]
     flower_superlink()

@@ -17,12 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 # `bouquet superlink` and `bouquet supernode` without data, partition id and warm workers: only the door.
 SUPERLINK = """
 import sys
+from functools import partial
 from pathlib import Path
-from app.fleet import admission
-admission.make_handshakes_readable(loopback=True)
-admission.install(Path(sys.argv[sys.argv.index("--database") + 1]).parent)
-from flwr.superlink.cli.flower_superlink import flower_superlink
-flower_superlink()
+from app.fleet import admission, keys, superlink
+# All clients of a test are on loopback, whose health checks are passed over otherwise.
+admission.make_handshakes_readable = partial(admission.make_handshakes_readable, loopback=True)
+keys.check_server_identity = lambda _: None  # some tests want a server with a bad certificate
+address, port, certificates, state = sys.argv[1:]
+superlink.run(superlink.SuperLinkSettings(address, int(port), Path(certificates), Path(state)))
 """
 SUPERNODE = """
 import sys
@@ -101,21 +103,28 @@ class Site:
         folder.mkdir(exist_ok=True)
         self.fleet_port, self.control_port = free_port(), free_port()
         self.clients: list[Process] = []
-        self.superlink = Process(
+        self.superlink = self._start()
+        self.connection = Connection(f"127.0.0.1:{self.control_port}", certificates / "ca.crt")
+
+    def _start(self) -> Process:
+        return Process(
             SUPERLINK,
             [
-                "--enable-supernode-auth",
-                *("--ssl-ca-certfile", str(certificates / "ca.crt")),
-                *("--ssl-certfile", str(certificates / "server.crt")),
-                *("--ssl-keyfile", str(certificates / "server.key")),
-                *("--fleet-api-address", f"127.0.0.1:{self.fleet_port}"),
-                *("--host", "127.0.0.1", "--port", str(self.control_port)),
-                *("--database", str(folder / "superlink.db")),
-                "--disable-runtime-dependency-installation",
+                f"127.0.0.1:{self.fleet_port}",
+                str(self.control_port),
+                str(self.certificates),
+                str(self.folder),
             ],
-            folder / "superlink.log",
+            self.folder / "superlink.log",
         )
-        self.connection = Connection(f"127.0.0.1:{self.control_port}", certificates / "ca.crt")
+
+    def restart(self) -> "Site":
+        """Kill the SuperLink as a power cut would, and start it again."""
+        self.superlink.process.kill()
+        self.superlink.wait()
+        self.superlink.log.unlink()
+        self.superlink = self._start()
+        return self.ready()
 
     def ready(self) -> "Site":
         """Wait until both APIs listen."""

@@ -261,3 +261,22 @@ def test_grpcs_own_lines_do_not_reach_the_log(site: Site) -> None:
     assert "handshaker.cc" not in site.superlink.text()
     assert "Source Location Trace" not in site.superlink.text()
     assert site.superlink.process.poll() is None
+
+
+def test_the_members_survive_a_killed_superlink(site: Site, tmp_path: Path) -> None:
+    staying, leaving = key(tmp_path, "staying"), key(tmp_path, "leaving")
+    members.enroll("hospital-s", staying.public_path, site.connection)
+    members.enroll("hospital-l", leaving.public_path, site.connection)
+    members.revoke("hospital-l", site.connection)
+    client = site.client(key=staying.path)
+    client.wait_for("SuperNode ID:")
+    before = member(site, "hospital-s")
+    site.restart()
+    assert member(site, "hospital-s").node_id == before.node_id
+    assert member(site, "hospital-s").status == "online"
+    assert member(site, "hospital-l").status == "revoked"
+    assert client.process.poll() is None
+    refused = site.client(key=leaving.path)
+    site.superlink.wait_for("Refused 127.0.0.1: the key of hospital-l was revoked")
+    refused.wait()
+    still_lets_members_in(site, tmp_path)
