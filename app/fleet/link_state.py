@@ -148,6 +148,8 @@ def install(folder: Path) -> bool:
     class ObjectStoreFactory(store_factory):  # type: ignore[misc]
         """Makes one :class:`CarefulObjectStore`."""
 
+        store_instance: Any
+
         def store(self) -> Any:
             with self._store_lock:
                 if self.store_instance is None:
@@ -156,6 +158,8 @@ def install(folder: Path) -> bool:
 
     class LinkStateFactory(state_factory):  # type: ignore[misc]
         """Makes one :class:`MembersLinkState`."""
+
+        state_instance: Any
 
         def state(self) -> Any:
             with self._state_lock:
