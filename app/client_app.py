@@ -16,7 +16,7 @@ from flwr.common import NDArrays, Scalar
 
 from app.learning import arrays as codec
 from app.learning.batches import Examples
-from app.learning.client import FlowerClient, client_fn, keep_personal, node_number
+from app.learning.client import FlowerClient, client_fn, keep_personal, node_number, open_store
 from app.learning.memory import keep_freed_memory
 from app.learning.store import Split
 from app.settings import RunSettings
@@ -65,7 +65,7 @@ app = ClientApp()
 @app.train(mods=[packing_mod, privacy_mod])
 def train_message(message: Message, context: Context) -> Message:
     """Train the received model on this node's partition."""
-    client = client_fn(context)
+    client = _client(message, context)
     names, parameters = _received(message, client)
     updated, num_examples, metrics = client.fit(parameters, _config(message))
     keep_personal(client, context)
@@ -79,7 +79,7 @@ def train_message(message: Message, context: Context) -> Message:
 @app.evaluate(mods=[packing_mod])
 def evaluate_message(message: Message, context: Context) -> Message:
     """Evaluate the received model on this node's validation examples."""
-    client = client_fn(context)
+    client = _client(message, context)
     _, parameters = _received(message, client)
     loss, num_examples, metrics = client.evaluate(parameters, _config(message))
     return _reply(message, {}, num_examples, {"eval_loss": loss, **metrics})
@@ -121,6 +121,14 @@ def warm_up(run_config: dict[str, Any], node_config: dict[str, Any]) -> None:
 def _first(examples: Split | Examples, count: int) -> Split:
     images, labels = examples.images[:count], examples.labels[:count]
     return Split(np.array(images), np.array(labels))
+
+
+def _client(message: Message, context: Context) -> FlowerClient:
+    """This node's client. Raises UserError when the server's data is of other classes or another shape."""
+    config = message.content.config_records.get("config", ConfigRecord())
+    if isinstance(shape := config.get("shape"), list) and isinstance(classes := config.get("classes"), list):
+        open_store().require([int(edge) for edge in shape], [str(name) for name in classes])
+    return client_fn(context)
 
 
 def _received(message: Message, client: FlowerClient) -> tuple[list[str], NDArrays]:

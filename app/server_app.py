@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from flwr.app import ArrayRecord, Context
+from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import InMemoryGrid
 
@@ -90,6 +90,7 @@ def main(grid: Grid, context: Context) -> None:
         folder=folder,
         summary=summary,
         names=read_client_names(Path(registry) if registry else None),
+        data=ConfigRecord({"shape": list(manifest.shape), "classes": list(manifest.classes)}),
         say=say,
     )
     rounds.run(state_arrays(model, settings.personal_prefixes))

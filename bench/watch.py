@@ -12,15 +12,17 @@ import psutil
 
 from bench.processes import Processes
 
+_CLIENT = "app.cli supernode", "multiprocessing.forkserver", "warm/parent.py"
+
 Role = Literal["superlink", "serverapp", "client", "other"]
 
 
 def role(process: psutil.Process) -> Role:
-    """What a process of the federation is for. A client is its SuperNode and all that this starts."""
+    """What a process of the federation is for. A client is its SuperNode, what that starts and what it is forked from."""
     with contextlib.suppress(psutil.Error):
         line = [process, *process.parents()]
         words = [" ".join(member.cmdline()) for member in line]
-        if any("app.cli supernode" in word for word in words):
+        if any(sign in word for sign in _CLIENT for word in words):
             return "client"
         if "app.cli superlink" in words[0]:
             return "superlink"

@@ -121,7 +121,8 @@ def _run(
             "FLWR_HOME": str(home / "superlink"),
         },
     )
-    os.environ.update(shared)  # for the processes that the SuperNodes are forked from
+    # The SuperNodes, and the warm processes that load the app, are forked from processes with this environment.
+    os.environ.update(shared, FLWR_HOME=str(home / "flwr"))
     # Imports Flower, which the SuperLink does meanwhile as well.
     from app.fleet import replicas
 
@@ -137,7 +138,6 @@ def _run(
             "PARTITION_ID": str(number),
             "BOUQUET_LEASES": str(home / "leases"),
             "BOUQUET_LOCAL_REPLICAS": str(federation.clients),
-            "FLWR_HOME": str(home / "flwr"),
         }
         for number in range(federation.clients)
     }

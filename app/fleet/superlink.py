@@ -95,9 +95,11 @@ def run(settings: SuperLinkSettings) -> None:
     if settings.certificates is not None:
         admission.make_handshakes_readable()
 
-    from flwr.superlink.cli.flower_superlink import flower_superlink
+    with flower.imports():
+        from flwr.superlink.cli.flower_superlink import flower_superlink
+        from flwr.superlink.main import create_app  # noqa: F401 (what the SuperLink imports when it runs)
 
-    from app.fleet import link_state, longpoll, object_batches, small_objects
+        from app.fleet import link_state, longpoll, object_batches, small_objects
 
     database = None
     if settings.state is not None and not link_state.install(settings.state):

@@ -134,8 +134,9 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
     if os.environ.get("BOUQUET_WARM", "1") == "0":
         _run_stock(settings, "BOUQUET_WARM=0")
 
-    from app.fleet import model_cache, refusals, small_objects, waiting
-    from app.fleet.warm import executor as warm
+    with flower.imports():
+        from app.fleet import model_cache, refusals, small_objects, waiting
+        from app.fleet.warm import executor as warm
 
     if reason := warm.unsupported():
         _run_stock(settings, reason)

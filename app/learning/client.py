@@ -115,7 +115,7 @@ def client_fn(context: Context, device: torch.device | None = None) -> FlowerCli
         if "num-partitions" in context.node_config
         else None
     )
-    store = _store(default_path())
+    store = open_store()
     device = device or choose_device(partition_id)
     training, validation = _examples(store.path, partition_id, num_partitions, device)
     client = FlowerClient(
@@ -129,6 +129,11 @@ def client_fn(context: Context, device: torch.device | None = None) -> FlowerCli
     if settings.personal_prefixes and PERSONAL in context.state.array_records:
         _restore_personal(client, context)
     return client
+
+
+def open_store() -> Store:
+    """This node's data store; opened once per process. Raises UserError when there is none."""
+    return _store(default_path())
 
 
 def keep_personal(client: FlowerClient, context: Context) -> None:

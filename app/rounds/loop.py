@@ -37,6 +37,7 @@ class Rounds:
         folder: where results go.
         summary: what ``summary.json`` will hold; filled as the rounds go.
         names: client names by node id, for the log.
+        data: ``shape`` and ``classes`` of the server's pictures; each client compares them with its own.
         say: prints one line of progress.
     """
 
@@ -47,6 +48,7 @@ class Rounds:
     folder: ResultsFolder
     summary: Summary
     names: dict[int, str]
+    data: ConfigRecord
     say: Callable[[str], None]
     _ordered: Any = field(init=False)  # an OrderedGrid, which the strategies take for a Grid
     _seen_examples: dict[int, int] = field(default_factory=dict)
@@ -103,7 +105,7 @@ class Rounds:
 
     def _train(self, server_round: int, arrays: ArrayRecord) -> tuple[int, ArrayRecord, float | None]:
         self._ordered.draw = f"{self.settings.seed}/{server_round}/train"
-        messages = self.strategy.configure_train(server_round, arrays, ConfigRecord(), self._ordered)
+        messages = self.strategy.configure_train(server_round, arrays, self._config(), self._ordered)
         came = exchange(
             self.grid, messages, timeout=self.settings.round_timeout, dtype=self.settings.update_dtype
         )
@@ -122,7 +124,7 @@ class Rounds:
     ) -> tuple[int, float | None]:
         """How many clients evaluated the model, and their weighted mean accuracy."""
         self._ordered.draw = f"{self.settings.seed}/{server_round}/evaluate"
-        messages = self.strategy.configure_evaluate(server_round, arrays, ConfigRecord(), self._ordered)
+        messages = self.strategy.configure_evaluate(server_round, arrays, self._config(), self._ordered)
         came = exchange(self.grid, messages, timeout=self.settings.round_timeout, meanwhile=meanwhile)
         accepted, rejected = screen_evaluation(came.replies, names=self.names)
         self._note_failures(server_round, "evaluate", came, rejected)
@@ -132,6 +134,10 @@ class Rounds:
         self._record(server_round, "evaluate", accepted, came)
         metrics = self.strategy.aggregate_evaluate(server_round, accepted)
         return len(accepted), _value(metrics, "eval_accuracy")
+
+    def _config(self) -> ConfigRecord:
+        """A phase's ``config``; strategies add to it."""
+        return ConfigRecord(dict(self.data))
 
     def _learn_partitions(self, nodes: list[int]) -> None:
         """Ask each node for its partition id, so that a seeded choice of clients can be repeated."""

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from federation_processes import ROOT, bouquet, leftovers
 
@@ -17,8 +18,9 @@ pytestmark = pytest.mark.federation
 
 def _up(store: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return bouquet(
-        "up", "--data", str(store), "--clients", "3", "--results", str(folder / "results"), *arguments
-    )
+        "up", "--data", str(store), "--clients", "3", "--results", str(folder / "results"), *arguments,
+        environment={"HOME": str(folder / "home")},
+    )  # fmt: skip
 
 
 def test_three_clients_learn_in_two_rounds_and_leave_their_results(small_store: Path, tmp_path: Path) -> None:
@@ -45,6 +47,7 @@ def test_three_clients_learn_in_two_rounds_and_leave_their_results(small_store: 
     model = load_file(latest / "model.safetensors")
     assert sum(array.size for array in model.values()) == 62_006
     assert "round 2/2" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "home" / ".flwr").exists(), "Flower's own home is the person's"
 
 
 def test_the_same_seed_gives_the_same_model_bit_for_bit(small_store: Path, tmp_path: Path) -> None:
@@ -136,3 +139,34 @@ def test_bad_input_is_one_line_that_names_the_setting(small_store: Path, tmp_pat
     finally:
         taken.close()
     assert not (tmp_path / "results").exists()
+
+
+def test_a_lost_warm_process_costs_each_client_at_most_one_reply(small_store: Path, tmp_path: Path) -> None:
+    """The clients of ``up`` share one; when it dies, each makes its own."""
+    mark = str(tmp_path / "results")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "up", "--data", str(small_store), "--clients", "3", "--results", mark,
+         "--rounds", "8"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("round 2/"):
+                break
+        shared = [
+            child
+            for child in psutil.Process(process.pid).children()
+            if "parent.py" in " ".join(child.cmdline())
+        ]
+        assert len(shared) == 1
+        shared[0].kill()
+        rest = process.stdout.read()
+        assert process.wait(120) == 0, rest
+    finally:
+        process.kill()
+    summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
+    assert summary["rounds"] == 8
+    lost = [failure["partition_id"] for failure in summary["failures"]]
+    assert len(lost) == len(set(lost)), summary["failures"]
+    assert "(3 trained" in rest.splitlines()[-2]

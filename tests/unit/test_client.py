@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from app import client_app
 from app.errors import UserError
 from app.learning import arrays as codec
 from app.learning import client as client_module
-from app.learning.client import client_fn
+from app.learning.client import client_fn, open_store
 from app.learning.model import build_model
 from app.learning.prepare import prepare
 from app.settings import RunSettings
@@ -55,7 +56,7 @@ def first_arrays(ctx: Context) -> ArrayRecord:
     return codec.state_arrays(build_model(settings, (3, 32, 32), 10), settings.personal_prefixes)
 
 
-def send(kind: str, ctx: Context, arrays: ArrayRecord, *, packed: bool, **config: float) -> Message:
+def send(kind: str, ctx: Context, arrays: ArrayRecord, *, packed: bool, **config: Any) -> Message:
     record = {codec.PACKED: codec.pack_arrays(arrays)} if packed else {codec.ARRAYS: arrays}
     content = RecordDict({**record, "config": ConfigRecord({"server-round": 1, **config})})
     reply = client_app.app(Message(content, 7, kind), ctx)
@@ -158,6 +159,16 @@ def test_another_model_or_nonsense_is_refused(packed: bool) -> None:
     arrays = codec.state_arrays(build_model(RunSettings(norm="group"), (1, 28, 28), 10))
     with pytest.raises(ValueError):
         send("train", ctx, arrays, packed=packed)
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_a_client_whose_classes_are_not_the_servers_says_so(kind: str) -> None:
+    ctx = context()
+    manifest = open_store().manifest
+    arrays = first_arrays(ctx)
+    send(kind, ctx, arrays, packed=True, shape=list(manifest.shape), classes=list(manifest.classes))
+    with pytest.raises(UserError, match="--classes"):
+        send(kind, ctx, arrays, packed=True, shape=list(manifest.shape), classes=manifest.classes[::-1])
 
 
 @pytest.mark.parametrize("value", [3, -1, "x", True, None, "1.5"])

@@ -1,10 +1,14 @@
 """What is submitted fits the number of clients, and a mistake is said before anything starts."""
 
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from app.errors import UserError
+from app.fleet import cores
 from app.fleet.cores import available_cores, threads_per_client, training_slot
 from app.fleet.submit import run_config_for
 
@@ -89,3 +93,38 @@ def test_as_many_train_at_once_as_there_are_slots(tmp_path: Path) -> None:
             pass  # no slot came free: slower, never stuck
     with training_slot(None, 1), training_slot(tmp_path / "new" / "folder", 1):
         pass
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_the_next_in_the_queue_trains_when_a_slot_comes_free(
+    crash: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not crash:
+        monkeypatch.setattr(cores, "CRASH_NOTICED_S", 600.0)  # only the bell can wake it
+    program = (
+        "import sys, time; from pathlib import Path; from app.fleet.cores import training_slot\n"
+        "with training_slot(Path(sys.argv[1]), 1): print('in', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None and holder.stdin is not None
+        assert holder.stdout.readline() == b"in\n"
+        trained: list[int] = []
+
+        def train(number: int) -> None:
+            with training_slot(tmp_path, 1):
+                trained.append(number)
+
+        waiting = [threading.Thread(target=train, args=(number,), daemon=True) for number in range(3)]
+        for thread in waiting:
+            thread.start()
+        waiting[0].join(0.3)
+        assert trained == []
+        if crash:
+            holder.kill()
+        holder.stdin.close()
+        for thread in waiting:
+            thread.join(30)
+        assert sorted(trained) == [0, 1, 2]

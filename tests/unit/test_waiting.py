@@ -64,6 +64,20 @@ def test_what_comes_between_looking_and_waiting_is_not_missed() -> None:
     assert len(looks) == 2 and time.monotonic() - started < 15
 
 
+def test_replies_that_come_together_are_handed_out_together() -> None:
+    arrivals = longpoll.Arrivals()
+    arrivals.gather([1, 2], timeout=30)  # nothing is there: the hold decides how long to wait
+    arrivals.signal(1)
+    gathering = threading.Thread(target=lambda: arrivals.gather([1, 2], timeout=30))
+    gathering.start()
+    gathering.join(0.2)
+    assert gathering.is_alive(), "the other reply is given a moment"
+    arrivals.signal(2)
+    gathering.join(10)
+    assert not gathering.is_alive(), "and nothing more is waited for"
+    arrivals.gather([1, 2, 3], timeout=0.01)  # a reply that stays away costs no more than the moment
+
+
 def test_an_empty_answer_comes_after_the_hold_time() -> None:
     looks = []
     longpoll.hold(longpoll.Arrivals(), [1], lambda: looks.append(1), lambda _: True, hold_s=0.0)
