@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing import forkserver, get_context, parent_process
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -21,7 +22,8 @@ from pathlib import Path
 from app.errors import UserError
 from app.fleet import flower, supernode
 from app.fleet.processes import Processes
-from app.fleet.warm.executor import WarmExecutor, WarmSettings, WarmStartError
+from app.fleet.warm.executor import WarmExecutor, WarmSettings
+from app.fleet.warm.peer import WarmStartError
 
 # What a SuperNode imports when it runs.
 PRELOADED = [
@@ -117,7 +119,8 @@ def _serve(superlink: str, environment: Mapping[str, str], log: str, parent: soc
     os.setsid()
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     gc.freeze()  # keep the collector from touching, and so copying, what is shared with the fork server
-    Path("/proc/self/comm").write_text(Path(log).stem)  # what `ps` and `top` show
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(Path(log).stem)  # what `ps` and `top` show
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -137,6 +137,7 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
     with flower.imports():
         from app.fleet import model_cache, refusals, small_objects, waiting
         from app.fleet.warm import executor as warm
+        from app.fleet.warm.peer import WarmStartError
 
     if reason := warm.unsupported():
         _run_stock(settings, reason)
@@ -153,7 +154,7 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
     )
     try:
         executor.start()
-    except warm.WarmStartError as error:
+    except WarmStartError as error:
         _run_stock(settings, str(error) or "the warm parent ended")
 
     from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE

@@ -1,0 +1,171 @@
+"""One message on a SuperNode: its process, the calls that this makes, and a reply whatever happens.
+
+Read in flwr 1.39.0: ``supernode/servicer/runtime``, ``supernode/start_client_internal.py``, ``supercore/corestate``.
+"""
+
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from logging import ERROR
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.common.serde import message_from_proto
+from flwr.proto import message_pb2, runtime_pb2
+from flwr.supercore import log
+from flwr.supercore.fab import Fab
+from flwr.supercore.run import Run
+from flwr.supercore.servicer.runtime import runtime_handlers as core_handlers
+from flwr.supernode import start_client_internal as internal
+from flwr.supernode.nodestate import NodeState
+from flwr.supernode.servicer.runtime import runtime_handlers
+
+from app.fleet.apps import is_allowed
+from app.fleet.cores import training_slot
+from app.fleet.warm.peer import WarmStartError
+
+if TYPE_CHECKING:
+    from app.fleet.warm.executor import WarmExecutor
+
+HEADER = struct.Struct("!BI")  # method name length or failure, payload length
+
+# The calls that Flower's run_clientapp makes: name, request type, handler(request, state, task).
+_CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
+    "SendTaskHeartbeat": (runtime_pb2.SendTaskHeartbeatRequest, core_handlers.send_task_heartbeat),
+    "PullTaskInput": (runtime_pb2.PullTaskInputRequest, runtime_handlers.pull_task_input),
+    "PushTaskOutput": (runtime_pb2.PushTaskOutputRequest, runtime_handlers.push_task_output),
+    "PullMessages": (runtime_pb2.PullAppMessagesRequest, runtime_handlers.pull_messages),
+    "PushMessages": (runtime_pb2.PushAppMessagesRequest, runtime_handlers.push_messages),
+    "PullObject": (message_pb2.PullObjectRequest, runtime_handlers.pull_object),
+    "PushObject": (message_pb2.PushObjectRequest, runtime_handlers.push_object),
+    "ConfirmMessageReceived": (
+        message_pb2.ConfirmMessageReceivedRequest,
+        runtime_handlers.confirm_message_received,
+    ),
+}
+
+
+class Task:
+    """One message: its child, its Runtime API calls, and its reply whatever happens."""
+
+    def __init__(self, executor: "WarmExecutor", state: NodeState, task: Any, token: str) -> None:
+        self.executor, self.state, self.task, self.token = executor, state, task, token
+        self.message: Message | None = None
+        self.replied = False
+
+    def execute(self) -> None:
+        """Run the message; afterwards its reply, or an error in its place, is in the SuperNode's state."""
+        state, settings = self.state, self.executor.settings
+        run = state.get_run(self.task.run_id)
+        fab = state.get_fab(run.fab_hash) if run else None
+        if run is None or fab is None:
+            self._fail(ErrorCode.UNKNOWN, "the run or its app is not known to this client")
+            return
+        if not is_allowed(fab.content, settings.allowed_apps):
+            self._fail(
+                ErrorCode.INVALID_FAB,
+                f"this client does not accept the app with hash {fab.hash_str}: it is not in BOUQUET_ALLOWED_APPS",
+            )
+            return
+        slots = settings.slots_folder if settings.slots else None
+        with training_slot(slots, settings.slots) if slots else nullcontext():
+            reason = self._run_in_child(run, fab)
+        if not self.replied:
+            self._fail(ErrorCode.CLIENT_APP_CRASHED, reason)
+
+    def _run_in_child(self, run: Run, fab: Fab) -> str:
+        """Returns why there may be no reply."""
+        executor = self.executor
+        context = self.state.get_run_series_context(run.series_id)
+        ours, theirs = socket.socketpair()
+        with ours:
+            try:
+                with theirs:
+                    run_config = dict(context.run_config) if context else {}
+                    pid, parent = executor.start_message(run, fab, run_config, self.token, theirs)
+            except (OSError, ValueError, WarmStartError) as error:
+                executor.drop_apps()
+                return f"no process could be started for the message: {error}"
+            expired = not self._answer_calls(ours)
+        if expired:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if parent is None:
+            return f"the worker process {pid} ended before it replied"
+        try:
+            status = int(parent.ask({"op": "wait", "pid": pid})["status"])
+        except (OSError, ValueError):
+            return "the warm parent ended while the message was being processed"
+        return f"the ClientApp's process ended with status {status} before it replied"
+
+    def _answer_calls(self, connection: socket.socket) -> bool:
+        """Answer the child's calls until it hangs up; False when its heartbeat has stopped."""
+        connection.settimeout(5.0)
+        while True:
+            try:
+                header = _read(connection, HEADER.size)
+            except TimeoutError:
+                if not self.replied and self.state.get_task_by_token(self.token) is None:
+                    self.replied = True  # Flower's state has put an error reply in its place
+                    return False
+                continue
+            except OSError:
+                return True
+            if not header:
+                return True
+            name_length, length = HEADER.unpack(header)
+            try:
+                connection.settimeout(60.0)
+                body = _read(connection, name_length + length)
+                failed, content = self._call(body[:name_length].decode(), body[name_length:])
+                connection.sendall(HEADER.pack(failed, len(content)) + content)
+                connection.settimeout(5.0)
+            except OSError:
+                return True
+
+    def _call(self, name: str, payload: bytes) -> tuple[int, bytes]:
+        if (task := self.state.get_task_by_token(self.token)) is None:
+            return 1, b"the task's token is no longer valid"
+        if name not in _CALLS:
+            return 1, f"{name} is not available to a ClientApp".encode()
+        request_type, handler = _CALLS[name]
+        try:
+            response = handler(request_type.FromString(payload), self.state, task)
+        except Exception as error:
+            return 1, f"{type(error).__name__}: {error}".encode()
+        if name == "PullMessages" and response.messages_list:
+            self.message = message_from_proto(response.messages_list[0])
+        elif name == "PushMessages":
+            self.replied = True
+        content: bytes = response.SerializeToString()
+        return 0, content
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Put an error reply in place of the answer, so that the round goes on without this client."""
+        log(ERROR, "Message of run %s not processed: %s", self.task.run_id, reason)
+        state = self.state
+        if self.message is None:
+            waiting = state.get_messages(run_ids=[self.task.run_id], is_reply=False, limit=1)
+            if not waiting:
+                return
+            self.message = waiting[0]
+            state.record_message_processing_start(self.message.metadata.message_id)
+        state.object_store.delete(self.message.metadata.message_id)
+        reply = Message(Error(code, reason), reply_to=self.message)
+        internal._insert_message(reply, state, state.object_store)
+        state.record_message_processing_end(self.message.metadata.message_id)
+        state.finish_task(self.task.task_id, sub_status=SubStatus.FAILED, details=reason)
+
+
+def _read(connection: socket.socket, length: int) -> bytes:
+    """Exactly ``length`` bytes, or none when the other side has hung up."""
+    content = bytearray()
+    while len(content) < length:
+        if not (piece := connection.recv(min(length - len(content), 1 << 20))):
+            return b""
+        content += piece
+    return bytes(content)
