@@ -20,7 +20,6 @@ from typing import Any
 
 from flwr.proto import runtime_pb2
 from flwr.supercore import log
-from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
 from flwr.supernode import start_client_internal as internal
@@ -148,8 +147,11 @@ class WarmExecutor:
         assert self._parent is not None
         return self._parent
 
-    def _app_parent(self, run: Run, fab: Fab, run_config: dict[str, Any]) -> Peer:
-        """The process that has this app loaded; another app gets a fresh one."""
+    def app_parent(self, run: Run, fab: Fab, run_config: dict[str, Any]) -> Peer:
+        """The process that has this app loaded; another app gets a fresh one, which may take its time.
+
+        Raises OSError, ValueError or WarmStartError when there can be none.
+        """
         if (peer := self._apps.get(fab.hash_str)) is not None:
             if not peer.has_ended():
                 return peer
@@ -204,17 +206,16 @@ class WarmExecutor:
     # -- messages -------------------------------------------------------------------------------
 
     def start_message(
-        self, run: Run, fab: Fab, run_config: dict[str, Any], token: str, connection: socket.socket
+        self, parent: Peer, run: Run, fab: Fab, token: str, connection: socket.socket
     ) -> tuple[int, Peer | None]:
-        """Have a process take on the message of ``token``, with ``connection`` for its Runtime API calls.
+        """Have a process of ``parent`` take on the message of ``token``, its Runtime API calls on ``connection``.
 
         Returns:
             Its process id, and its parent, which can tell its exit status; None for a long-lived worker.
 
         Raises:
-            OSError, ValueError, WarmStartError: no process could be started.
+            OSError or ValueError: no process could be started.
         """
-        parent = self._app_parent(run, fab, run_config)
         request = {"op": "fork", "token": token, "threads": self.settings.threads}
         if self.settings.persistent and fab.hash_str in self._apps:
             answer = self._worker_for(run, parent).ask({**request, "op": "run"}, connection.fileno())
@@ -223,9 +224,10 @@ class WarmExecutor:
 
     def execute_pending(self, state: NodeState) -> None:
         """Run every task that waits in ``state``; afterwards each message has its reply there."""
-        request = runtime_pb2.AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-        while (answer := runtime_handlers.acquire_task(request, state)).HasField("task"):
-            Task(self, state, answer.task, answer.token).execute()
+        pending = runtime_pb2.PullPendingTasksRequest()
+        while tasks := runtime_handlers.pull_pending_tasks(pending, state).tasks:
+            for task in tasks:
+                Task(self, state, task).execute()
 
 
 def unsupported() -> str:
@@ -242,7 +244,7 @@ def unsupported() -> str:
             "RuntimeHttpClient", "run_clientapp", "flwr_exit", "register_signal_handlers",
             "install_from_fab", "get_load_client_app_fn", "event",
         ),
-        NodeState: ("get_task_by_token", "get_run_series_context", "get_messages", "finish_task"),
+        NodeState: ("claim_task", "get_task_by_token", "get_run_series_context", "get_messages", "finish_task"),
     }  # fmt: skip
     missing = [
         f"{owner.__name__}.{name}"

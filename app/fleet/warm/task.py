@@ -52,8 +52,10 @@ _CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
 class Task:
     """One message: its child, its Runtime API calls, and its reply whatever happens."""
 
-    def __init__(self, executor: "WarmExecutor", state: NodeState, task: Any, token: str) -> None:
-        self.executor, self.state, self.task, self.token = executor, state, task, token
+    def __init__(self, executor: "WarmExecutor", state: NodeState, task: Any) -> None:
+        self.executor, self.state, self.task = executor, state, task
+        # Valid for half a minute without a heartbeat, which only the child sends: so claimed when all else is ready.
+        self.token = ""
         self.message: Message | None = None
         self.replied = False
 
@@ -85,8 +87,9 @@ class Task:
         with ours:
             try:
                 with theirs:
-                    run_config = dict(context.run_config) if context else {}
-                    pid, parent = executor.start_message(run, fab, run_config, self.token, theirs)
+                    warm = executor.app_parent(run, fab, dict(context.run_config) if context else {})
+                    self._claim()
+                    pid, parent = executor.start_message(warm, run, fab, self.token, theirs)
             except (OSError, ValueError, WarmStartError) as error:
                 executor.drop_apps()
                 return f"no process could be started for the message: {error}"
@@ -101,6 +104,9 @@ class Task:
         except (OSError, ValueError):
             return "the warm parent ended while the message was being processed"
         return f"the ClientApp's process ended with status {status} before it replied"
+
+    def _claim(self) -> None:
+        self.token = self.token or self.state.claim_task(self.task.task_id) or ""
 
     def _answer_calls(self, connection: socket.socket) -> bool:
         """Answer the child's calls until it hangs up; False when its heartbeat has stopped."""
@@ -148,6 +154,7 @@ class Task:
         """Put an error reply in place of the answer, so that the round goes on without this client."""
         log(ERROR, "Message of run %s not processed: %s", self.task.run_id, reason)
         state = self.state
+        self._claim()
         if self.message is None:
             waiting = state.get_messages(run_ids=[self.task.run_id], is_reply=False, limit=1)
             if not waiting:
