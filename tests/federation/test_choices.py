@@ -19,8 +19,8 @@ BASE = "num-server-rounds=2 local-epochs=2 fraction-evaluate=1.0"
 STRATEGIES = {
     "fedprox": "proximal-mu=1.0",
     "fedavgm": "server-momentum=0.9",
-    "fedadam": "eta=0.001",
-    "fedyogi": "eta=0.001",
+    "fedadam": "eta=0.01",
+    "fedyogi": "eta=0.01",
     "fedadagrad": "eta=0.001",
     "fedmedian": "",
     "fedtrimmedavg": "beta=0.34",
