@@ -131,7 +131,7 @@ def test_settings_of_the_training_reach_the_clients(federation: Federation, conf
 
 
 def test_a_classifier_of_torchvision_with_group_norm(federation: Federation) -> None:
-    run = federation.run("model='shufflenet_v2_x0_5' norm='group' local-epochs=1")
+    run = federation.run("model='shufflenet_v2_x0_5' norm='group'")
     assert run.model["fc.weight"].shape[0] == 10
     assert not any("running_mean" in name for name in run.model)
 
@@ -207,9 +207,12 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=lambda arguments: arguments[1],
 )
 def test_a_grey_scale_data_set_divided_otherwise(grey: Path, tmp_path: Path, division: list[str]) -> None:
+    store = str(tmp_path / "store")
+    done = bouquet("prepare", "--clients", "3", "--dataset", str(grey), *division, "--out", store)
+    assert done.returncode == 0, done.stdout + done.stderr
     done = bouquet(
-        "up", "--clients", "3", "--rounds", "2", "--dataset", str(grey), *division, "--data", str(tmp_path / "store"),
-        "--results", str(tmp_path / "results"), "--config", "local-epochs=5 fraction-evaluate=1.0",
+        "up", "--clients", "3", "--rounds", "2", "--data", store, "--results", str(tmp_path / "results"),
+        "--config", "local-epochs=5 fraction-evaluate=1.0",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())
