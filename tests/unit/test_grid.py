@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 from flwr.app import Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from app.rounds import grid as rounds_grid
 from app.rounds.grid import OrderedGrid, exchange
@@ -33,6 +34,8 @@ class Phase:
     def __init__(self, batches: list[list[int]], size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.batches, self.size = [list(batch) for batch in batches], size
         self.events: list[Any] = []
+        for name in ("_run_id", "_node_id", "_task_id"):
+            monkeypatch.setattr(TaskIdentity, name, 1)
         monkeypatch.setattr(
             rounds_grid, "push", lambda _grid, messages: [f"m{i}" for i in range(len(messages))]
         )
