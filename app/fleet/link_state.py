@@ -1,7 +1,7 @@
 """The SuperLink's state: the members survive a restart, a run's messages live in memory.
 
 Flower keeps either everything in memory or everything in a database, where each message of a round costs some
-fifty statements and every model is written to disk twice: with ten clients half a second of CPU a round. A run ends
+fifty statements and every model is written to disk twice: with ten clients a second of CPU a round. A run ends
 with the SuperLink that serves it, so its messages are worth nothing to the next one; who may take part is. So this is
 Flower's state in memory, with the nodes also in a file, and an object store that refuses what Flower's database refuses
 and Flower's memory does not: trees that unfold without end, and trees that say something else about a known object.

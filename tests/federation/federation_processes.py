@@ -27,6 +27,19 @@ def bouquet(
     )  # fmt: skip
 
 
+def bouquet_until(words: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Start ``bouquet ARGUMENTS`` and return it when it has printed a line with ``words``; the caller ends it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if words in line:
+            break
+    return process
+
+
 def leftovers(mark: str) -> list[str]:
     """Command lines of processes whose environment or command line holds ``mark``."""
     found = []

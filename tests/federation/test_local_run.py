@@ -2,16 +2,14 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from federation_processes import ROOT, bouquet, leftovers
+from federation_processes import bouquet, bouquet_until, leftovers
 
 pytestmark = pytest.mark.federation
 
@@ -76,16 +74,10 @@ def test_an_interruption_leaves_no_process_behind(
     number: signal.Signals, small_store: Path, tmp_path: Path
 ) -> None:
     mark = str(tmp_path / "results")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "up", "--data", str(small_store), "--clients", "3", "--results", mark,
-         "--rounds", "500"],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = bouquet_until(
+        "round 1/", "up", "--data", str(small_store), "--clients", "3", "--results", mark, "--rounds", "500"
+    )
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("round 1/"):
-                break
         process.send_signal(number)
         assert process.wait(60) == 130
     finally:
@@ -98,14 +90,9 @@ def test_an_interruption_leaves_no_process_behind(
 
 def test_a_killed_launcher_takes_its_processes_with_it(small_store: Path, tmp_path: Path) -> None:
     mark = str(tmp_path / "results")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "up", "--data", str(small_store), "--clients", "3", "--results", mark],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "clients connected" in line:
-            break
+    process = bouquet_until(
+        "clients connected", "up", "--data", str(small_store), "--clients", "3", "--results", mark
+    )
     process.kill()
     process.wait()
     deadline = time.monotonic() + 30
@@ -144,16 +131,11 @@ def test_bad_input_is_one_line_that_names_the_setting(small_store: Path, tmp_pat
 def test_a_lost_warm_process_costs_each_client_at_most_one_reply(small_store: Path, tmp_path: Path) -> None:
     """The clients of ``up`` share one; when it dies, each makes its own."""
     mark = str(tmp_path / "results")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "up", "--data", str(small_store), "--clients", "3", "--results", mark,
-         "--rounds", "8"],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = bouquet_until(
+        "round 2/", "up", "--data", str(small_store), "--clients", "3", "--results", mark, "--rounds", "8"
+    )
     try:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("round 2/"):
-                break
         shared = [
             child
             for child in psutil.Process(process.pid).children()

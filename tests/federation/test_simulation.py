@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from federation_processes import ROOT, bouquet, leftovers
+from federation_processes import ROOT, bouquet, bouquet_until, leftovers
 
 from app.errors import UserError
 from app.fleet.launch import free_port
@@ -84,15 +84,8 @@ def test_an_end_before_time_leaves_no_process_behind(
     number: signal.Signals, small_store: Path, tmp_path: Path
 ) -> None:
     arguments = _arguments("simulate", small_store, tmp_path / "results", "num-server-rounds=500")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", *arguments],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    process = bouquet_until("round 1/", *arguments)
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("round 1/"):
-                break
         started = psutil.Process(process.pid).children(recursive=True)
         assert any("ray::" in " ".join(p.cmdline()) for p in started)
         private = next(home for p in started if (home := p.environ().get("RAY_TMPDIR")))
