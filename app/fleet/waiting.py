@@ -1,14 +1,19 @@
-"""How long an idle SuperNode sleeps before it asks the SuperLink again.
+"""How long an idle SuperNode sleeps before it asks the SuperLink again, and what wakes it meanwhile.
 
 Stock Flower sleeps 3 s after every empty answer, which is the latency of each phase of each round. Bouquet's
 SuperLink holds a request until there is a message (``longpoll.py``), so asking again at once costs nothing.
 Against any other SuperLink the pause grows with the time since the last message: a node that just answered
 will be asked again soon, an idle one may sleep, and the delay stays a tenth of what was waited anyway.
 
+While it waits, gRPC wakes four threads 110 times a second, nine of ten times because Flower watches the channel's
+connectivity for a debug line; unless that line is printed, it is not watched.
+
 Read in flwr 1.39.0: ``supernode/start_client_internal.py`` calls ``time.sleep(3)`` in its main loop and
-``time.sleep(0.5)`` while a reply is being made.
+``time.sleep(0.5)`` while a reply is being made; ``client/grpc_rere_client/connection.py`` subscribes to its channel.
+In grpcio 1.85 a subscription is a thread that asks every 0.2 s.
 """
 
+import logging
 import socket
 import time
 from types import ModuleType
@@ -63,8 +68,27 @@ class Pauses:
         time.sleep(self.pause_s() if seconds == IDLE_SLEEP_S else seconds)
 
 
+def _leave_the_channel_alone(connection: ModuleType) -> None:
+    stock = connection.create_channel
+
+    def create_channel(*args: Any, **kwargs: Any) -> Any:
+        channel = stock(*args, **kwargs)
+        if all(handler.level > logging.DEBUG for handler in logging.getLogger("flwr").handlers):
+            channel.subscribe = lambda *_, **__: None
+        return channel
+
+    connection.create_channel = create_channel  # type: ignore[attr-defined]
+
+
 def install(internal: ModuleType) -> None:
-    """Let Flower's SuperNode loop pause adaptively."""
+    """Let Flower's SuperNode loop pause adaptively, and its channel rest.
+
+    Args:
+        internal: Flower's module ``supernode.start_client_internal``.
+    """
+    from flwr.client.grpc_rere_client import connection
+
+    _leave_the_channel_alone(connection)
     pauses = Pauses()
     stock = internal._pull_and_store_message
 

@@ -148,15 +148,25 @@ def test_an_app_that_is_not_on_the_list_is_refused_with_its_hash(fleet: Fleet) -
     assert "BOUQUET_ALLOWED_APPS" in fleet.log("supernode-0")
 
 
-def test_an_idle_client_asks_rarely_and_is_answered_at_once(fleet: Fleet) -> None:
+def test_an_idle_client_is_rarely_woken(fleet: Fleet) -> None:
+    """Wake-ups, not CPU time: a slow machine makes them dearer, not more. The CPU is ``python -m bench idle``'s."""
     fleet.superlink()
     fleet.supernode(0)
     fleet.train("messages=1", COUNTING).wait(180)
     time.sleep(2)
-    everyone = [psutil.Process(fleet.processes["supernode-0"].pid), *fleet.warm_processes("supernode-0")]
-    switches = [process.num_ctx_switches().voluntary for process in everyone]
-    cpu = sum(sum(process.cpu_times()[:2]) for process in everyone)
+    everyone = [fleet.processes["supernode-0"].pid, *(p.pid for p in fleet.warm_processes("supernode-0"))]
+    before = _wake_ups(everyone)
     time.sleep(10)
-    used = sum(sum(process.cpu_times()[:2]) for process in everyone) - cpu
-    # Ten clients may use 3 % of a core; one measured over ten seconds, with the clock's grain of 10 ms.
-    assert used <= 0.05, f"{used / 10:.2%} of a core, woken {switches}"
+    after = _wake_ups(everyone)
+    woken = {thread: after[thread] - before.get(thread, 0) for thread in after}
+    assert sum(woken.values()) <= 600, woken  # some 300; 1100 where gRPC watches the channel, more where it polls
+
+
+def _wake_ups(pids: list[int]) -> dict[Path, int]:
+    """How often each thread of these processes has waited for something."""
+    found = {}
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            status = (thread / "status").read_text()
+            found[thread] = int(status.split("voluntary_ctxt_switches:")[1].split()[0])
+    return found
