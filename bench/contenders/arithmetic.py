@@ -149,8 +149,7 @@ def _work(connection: Connection, task: _Task) -> None:
     """A worker: answers until its parent closes the pipe."""
     torch.set_num_threads(1)
     device = torch.device(task.device)
-    model = build_model(task.model, task.shape, task.num_classes).to(device)
-    train, evaluate_on = _loops(task, model, device)
+    model, train, evaluate_on = _loops(task, device)
     for partition in task.partitions[:1]:
         train(partition, 0)  # warm: lazy imports and kernel set-up belong to nobody's round
     evaluate_on(task.partitions[:1], True)
@@ -187,12 +186,13 @@ Train = Callable[[int, int], int]
 Evaluate = Callable[[list[int], bool], tuple[float, int]]
 
 
-def _loops(task: _Task, model: nn.Module, device: torch.device) -> tuple[Train, Evaluate]:
-    """(train(partition, round) -> examples, evaluate(partitions, test) -> (correct, examples) of the test part)."""
+def _loops(task: _Task, device: torch.device) -> tuple[nn.Module, Train, Evaluate]:
+    """The model; train(partition, round) -> examples; evaluate(partitions, test) -> (correct, examples) of the test."""
     if task.loop == "bouquet":
         from bench.contenders.bouquet_loop import loops
 
-        return loops(task.store, task.partitions, task.test_part, model, task.model, device)
+        return loops(task.store, task.partitions, task.test_part, task.model, device)
+    model = build_model(task.model, task.shape, task.num_classes).to(device)
     parts = {
         p: [Examples.load(task.store / f"partition-{p}", part, device) for part in ("train", "val")]
         for p in task.partitions
@@ -210,4 +210,4 @@ def _loops(task: _Task, model: nn.Module, device: torch.device) -> tuple[Train, 
             evaluate(model, parts[partition][1])
         return evaluate(model, test)[1] * len(test), len(test)
 
-    return train, evaluate_on
+    return model, train, evaluate_on

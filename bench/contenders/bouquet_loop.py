@@ -1,4 +1,4 @@
-"""Bouquet's own training and evaluation in a warm process, for the arithmetic row.
+"""Bouquet's own model, training and evaluation in a warm process, for the arithmetic row.
 
 The ratio in the headline takes whichever loop is the faster one, so that a fast loop of Bouquet's cannot
 flatter Bouquet.
@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from app.learning.batches import Examples
+from app.learning.memory import keep_freed_memory
+from app.learning.model import build_model
 from app.learning.store import Split, Store
 from app.learning.training import evaluate, train
 from app.settings import RunSettings
@@ -21,13 +23,14 @@ def loops(
     path: Path,
     partitions: list[int],
     test_part: tuple[int, int],
-    model: nn.Module,
     name: str,
     device: torch.device,
-) -> tuple[Callable[[int, int], int], Callable[[list[int], bool], tuple[float, int]]]:
-    """(train(partition, round) -> examples, evaluate(partitions, _) -> (correct, examples) of the test part)."""
+) -> tuple[nn.Module, Callable[[int, int], int], Callable[[list[int], bool], tuple[float, int]]]:
+    """The model ``name``; train(partition, round) -> examples; evaluate(partitions, _) -> (correct, examples)."""
+    keep_freed_memory()
     store = Store.open(path)
     settings = RunSettings.from_run_config({"model": name})  # decides the precision on a GPU
+    model = build_model(settings, store.manifest.shape, len(store.manifest.classes)).to(device)
 
     def in_memory(split: Split) -> Examples:
         return Examples(Split(np.array(split.images), np.array(split.labels)), device)
@@ -52,4 +55,4 @@ def loops(
             evaluate(model, parts[partition][1], device=device)
         return evaluate(model, test, device=device)[1] * len(test), len(test)
 
-    return train_on, evaluate_on
+    return model, train_on, evaluate_on

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from app.errors import UserError
-from app.learning.model import CNN, build_model, check_model_name, count_parameters, model_names
+from app.learning.model import CNN, MaxPool2x2, build_model, check_model_name, count_parameters, model_names
 from app.settings import RunSettings
 
 
@@ -19,6 +19,17 @@ def test_the_default_is_the_tutorials_network() -> None:
     assert [tuple(p.shape) for p in model.parameters() if p.dim() > 1] == [
         (6, 3, 5, 5), (16, 6, 5, 5), (120, 400), (84, 120), (10, 84)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(3, 6, 28, 28), (2, 16, 7, 9), (1, 1, 2, 3)])
+def test_pooling_without_gradients_gives_the_same_maxima(
+    shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    pictures = torch.randn(shape).contiguous(memory_format=layout)
+    with torch.inference_mode():
+        quick = MaxPool2x2()(pictures)
+    assert torch.equal(quick, nn.MaxPool2d(2)(pictures))
 
 
 def test_pooling_before_the_relu_changes_neither_values_nor_gradients() -> None:
