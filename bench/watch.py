@@ -10,9 +10,10 @@ from typing import Literal
 
 import psutil
 
+from app.fleet.warm.parent import PROCESS_NAME
 from bench.processes import Processes
 
-_CLIENT = "app.cli supernode", "multiprocessing.forkserver", "warm/parent.py"
+_CLIENT = "app.cli supernode", "multiprocessing.forkserver", PROCESS_NAME
 
 Role = Literal["superlink", "serverapp", "client", "other"]
 
@@ -21,7 +22,7 @@ def role(process: psutil.Process) -> Role:
     """What a process of the federation is for. A client is its SuperNode, what that starts and what it is forked from."""
     with contextlib.suppress(psutil.Error):
         line = [process, *process.parents()]
-        words = [" ".join(member.cmdline()) for member in line]
+        words = [" ".join([member.name(), *member.cmdline()]) for member in line]
         if any(sign in word for sign in _CLIENT for word in words):
             return "client"
         if "app.cli superlink" in words[0]:

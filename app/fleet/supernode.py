@@ -122,13 +122,10 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
         parent: control socket of a warm parent that the host's SuperNodes share; None starts one.
     """
     flower.prepare_environment()
-    authentication_keys = None
     if settings.ca is not None:
         if settings.key is None:
             raise UserError("no key: give --key (BOUQUET_NODE_KEY); `bouquet node-key` makes one")
         keys.check_client_identity(settings.ca, settings.key)
-        keys.watch_expiry([settings.ca], lambda line: print(f"warning: {line}", flush=True))
-        authentication_keys = keys.load_node_key(settings.key)
     if (gpu := choose_gpu(os.environ, settings.partition)) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     if os.environ.get("BOUQUET_WARM", "1") == "0":
@@ -156,6 +153,12 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
         executor.start()
     except WarmStartError as error:
         _run_stock(settings, str(error) or "the warm parent ended")
+
+    # Not earlier: the warm parent is a fork of this process while it has one thread, and needs no key.
+    authentication_keys = None
+    if settings.ca is not None and settings.key is not None:
+        keys.watch_expiry([settings.ca], lambda line: print(f"warning: {line}", flush=True))
+        authentication_keys = keys.load_node_key(settings.key)
 
     from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
     from flwr.supercore.object_store import ObjectStoreFactory

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from app.fleet.launch import free_port
+from app.fleet.warm.parent import PROCESS_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,7 +126,7 @@ class Fleet:
 
     def warm_processes(self, name: str) -> list[psutil.Process]:
         """The warm parent of a SuperNode and what it has forked, eldest first."""
-        return [process for process in self.descendants(name) if "parent.py" in " ".join(process.cmdline())]
+        return [process for process in self.descendants(name) if process.name() == PROCESS_NAME]
 
     def stop(self) -> None:
         for process in reversed(self.processes.values()):

@@ -11,6 +11,8 @@ import psutil
 import pytest
 from federation_processes import bouquet, bouquet_until, leftovers
 
+from app.fleet.warm.parent import PROCESS_NAME
+
 pytestmark = pytest.mark.federation
 
 
@@ -136,11 +138,7 @@ def test_a_lost_warm_process_costs_each_client_at_most_one_reply(small_store: Pa
     )
     try:
         assert process.stdout is not None
-        shared = [
-            child
-            for child in psutil.Process(process.pid).children()
-            if "parent.py" in " ".join(child.cmdline())
-        ]
+        shared = [child for child in psutil.Process(process.pid).children() if child.name() == PROCESS_NAME]
         assert len(shared) == 1
         shared[0].kill()
         rest = process.stdout.read()

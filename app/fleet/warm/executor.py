@@ -9,11 +9,14 @@ Read in flwr 1.39.0: ``supernode/start_client_internal.py``, ``supernode/service
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -26,13 +29,11 @@ from flwr.supernode import start_client_internal as internal
 from flwr.supernode.nodestate import NodeState
 from flwr.supernode.servicer.runtime import runtime_handlers
 
+from app.fleet.warm import parent
 from app.fleet.warm.peer import Peer, WarmStartError, control_pair
 from app.fleet.warm.task import Task
 
-PARENT_PROGRAM = Path(__file__).with_name("parent.py")
 READY_TIMEOUT_S = 180.0
-# A child has one connection; Flower's threads for objects would only wait for each other.
-ONE_AT_A_TIME = {f"FLWR_PRIVATE_MAX_CONCURRENT_OBJ_{way}": "1" for way in ("PULLS", "PUSHES")}
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,19 @@ class WarmSettings:
     allowed_apps: frozenset[str] = frozenset()
 
 
+class _Fork:
+    """A fork of this process, with what is needed here of ``subprocess.Popen``."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        os.waitpid(self.pid, 0)
+
+
 @dataclass
 class WarmExecutor:
     """Runs a SuperNode's messages in children of a warm parent.
@@ -68,7 +82,7 @@ class WarmExecutor:
 
     settings: WarmSettings
     given: socket.socket | None = None
-    _process: subprocess.Popen[bytes] | None = None
+    _process: subprocess.Popen[bytes] | _Fork | None = None
     _parent: Peer | None = None
     _apps: dict[str, Peer] = field(default_factory=dict)
     _worker: tuple[tuple[str, int], Peer] | None = None
@@ -85,19 +99,28 @@ class WarmExecutor:
         self.wait_until_warm()
 
     def begin(self) -> None:
-        """Start the warm parent; :meth:`wait_until_warm` before it is used."""
+        """Start the warm parent; :meth:`wait_until_warm` before it is used.
+
+        While this process has no other thread, the parent is a fork of it: what both import is imported once,
+        and held once.
+        """
         self.stop()
         if self.given is not None:
             self._parent, self.given = Peer(self.given, 0), None
             return
         ours, theirs = control_pair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(PARENT_PROGRAM), str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **ONE_AT_A_TIME, "OMP_NUM_THREADS": str(self.settings.threads)},
-            )
+            if threading.active_count() == 1:
+                self._process = _Fork(
+                    parent.fork(partial(parent.become_in_fork, theirs, self.settings.threads), ours)
+                )
+            else:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", parent.__file__, str(theirs.fileno()), str(os.getpid())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, "OMP_NUM_THREADS": str(self.settings.threads)},
+                )
         self._parent = Peer(ours, self._process.pid)
 
     def wait_until_warm(self) -> None:
@@ -206,9 +229,9 @@ class WarmExecutor:
     # -- messages -------------------------------------------------------------------------------
 
     def start_message(
-        self, parent: Peer, run: Run, fab: Fab, token: str, connection: socket.socket
+        self, warm: Peer, run: Run, fab: Fab, token: str, connection: socket.socket
     ) -> tuple[int, Peer | None]:
-        """Have a process of ``parent`` take on the message of ``token``, its Runtime API calls on ``connection``.
+        """Have a process of ``warm`` take on the message of ``token``, its Runtime API calls on ``connection``.
 
         Returns:
             Its process id, and its parent, which can tell its exit status; None for a long-lived worker.
@@ -218,9 +241,9 @@ class WarmExecutor:
         """
         request = {"op": "fork", "token": token, "threads": self.settings.threads}
         if self.settings.persistent and fab.hash_str in self._apps:
-            answer = self._worker_for(run, parent).ask({**request, "op": "run"}, connection.fileno())
+            answer = self._worker_for(run, warm).ask({**request, "op": "run"}, connection.fileno())
             return int(answer["pid"]), None
-        return int(parent.ask(request, connection.fileno())["pid"]), parent
+        return int(warm.ask(request, connection.fileno())["pid"]), warm
 
     def execute_pending(self, state: NodeState) -> None:
         """Run every task that waits in ``state``; afterwards each message has its reply there."""

@@ -1,7 +1,7 @@
 """The warm parent: a process that has imported and warmed everything, and forks one child per message.
 
-Started by ``executor.py`` as ``python -P parent.py SOCKET_FD``; never imported. Three generations, all
-running ``serve``: the parent imports PyTorch and Flower; for each app hash it forks an app parent, which
+A fork of the SuperNode before that has a thread, or a program of its own, ``python -P parent.py SOCKET_FD PID``
+(``executor.py``). Three generations, all running ``serve``: the parent imports PyTorch and Flower; for each app hash it forks an app parent, which
 loads that app; the app parent forks one child per message (CPU), or one long-lived worker per run (GPU,
 because a CUDA context cannot cross a fork and costs more to make than a message).
 
@@ -23,6 +23,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 # Names in this module are replaced below.
 clientapp: Any = import_module("flwr.supernode.runtime.run_clientapp")
 
+PROCESS_NAME = "bouquet-warm"
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
 HUGE_PAGE = 2 << 20
@@ -275,22 +277,47 @@ def serve_app(control: socket.socket, content: bytes, request: dict[str, Any]) -
     return serve(control)
 
 
-def main() -> int:
-    control = socket.socket(fileno=int(sys.argv[1]))
-    die_with(int(sys.argv[2]))
+def forget_callers_package() -> None:
+    """Make way for an app whose package is called as this one is, in a process that was forked from the SuperNode."""
+    package = __name__.partition(".")[0]
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+    if not sys.flags.safe_path:
+        del sys.path[0]  # the folder of the SuperNode's program
+
+
+def become(control: socket.socket) -> int:
+    """Warm up, say so, and serve."""
     # The terminal's Ctrl-C reaches the whole process group; the SuperNode decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(PROCESS_NAME)  # what `ps` and `top` show
     clientapp.flwr_exit = leave
     clientapp.register_signal_handlers = register_exit_handlers
     clientapp.event = lambda *_args, **_kwargs: None  # a thread for each, also where telemetry is off
     gc.disable()  # what imports leave behind is kept anyway; walking it again and again is a fifth of their time
     warm_torch()
     gc.enable()
-    gc.collect()
     gc.freeze()
     use_huge_pages()
     control.send(json.dumps({"ready": True}).encode())
     return serve(control)
+
+
+def become_in_fork(control: socket.socket, threads: int) -> int:
+    """:func:`become` the warm parent of the SuperNode that this process was forked from."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    forget_callers_package()
+    return become(control)
+
+
+def main() -> int:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    die_with(int(sys.argv[2]))
+    return become(control)
 
 
 if __name__ == "__main__":
