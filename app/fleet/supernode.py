@@ -170,7 +170,7 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
     model_cache.install(internal)
     waiting.install(internal)
     refusals.install(internal, settings.superlink)
-    waiting.wait_for_port(settings.superlink)
+    waiting.wait_for_port(settings.superlink, settings.ca)
     try:
         internal.start_client_internal(
             state_factory=NodeStateFactory(objectstore_factory=ObjectStoreFactory()),

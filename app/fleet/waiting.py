@@ -15,7 +15,10 @@ In grpcio 1.85 a subscription is a thread that asks every 0.2 s.
 
 import logging
 import socket
+import ssl
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,19 +27,32 @@ SHORTEST_PAUSE_S = 0.05
 HELD_S = 1.0  # an empty answer that took this long was held by the SuperLink
 
 
-def wait_for_port(address: str) -> None:
-    """Wait until something listens at ``host:port``; Flower's own retries back off to 20 s."""
+def wait_for_port(address: str, ca: Path | None) -> None:
+    """Wait until something listens at ``host:port``; Flower's own retries back off to 20 s.
+
+    With ``ca``, the certificate for this SuperLink, it is greeted by a TLS handshake: one who leaves without a word
+    looks to it like a client that did not accept its certificate. gRPC says it when that is so.
+    """
     host, _, port = address.rpartition(":")
     next_word = time.monotonic() + 5.0
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=5.0) as connection:
+                if ca is not None:
+                    _greet(connection, host.strip("[]"), ca)
             return
         except OSError as error:
             if time.monotonic() >= next_word:
                 print(f"waiting for the SuperLink at {address}: {error}", flush=True)
                 next_word = time.monotonic() + 30.0
             time.sleep(0.2)
+
+
+def _greet(connection: socket.socket, host: str, ca: Path) -> None:
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["h2"])
+    with suppress(OSError), context.wrap_socket(connection, server_hostname=host):
+        pass
 
 
 class Pauses:

@@ -1,5 +1,6 @@
 """Who does not belong is refused with a line on both ends, and the federation goes on."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from identity_site import Site
 
 from app.errors import UserError
-from app.fleet import certificates, keys, members
+from app.fleet import certificates, keys, members, waiting
 from app.fleet.admission import REGISTRY
 from app.fleet.members import Member
 from app.rounds.screening import read_client_names
@@ -252,6 +253,21 @@ def test_a_server_that_cannot_prove_who_it_is_is_refused(
         client.wait_for(client_says)
         site.superlink.wait_for(server_says)
         assert "SuperNode ID" not in client.text()
+    finally:
+        site.stop()
+
+
+def test_a_client_that_looks_whether_the_superlink_is_there_is_no_warning(tmp_path: Path) -> None:
+    certificates.init_ca(tmp_path / "pki")
+    certificates.issue_server(tmp_path / "pki")
+    site = Site(tmp_path, tmp_path / "pki")
+    try:
+        before = site.ready().superlink.text()
+        waiting.wait_for_port(f"127.0.0.1:{site.fleet_port}", tmp_path / "pki" / "ca.crt")
+        time.sleep(1)
+        assert site.superlink.text() == before
+        waiting.wait_for_port(f"127.0.0.1:{site.fleet_port}", None)
+        site.superlink.wait_for("127.0.0.1 left before TLS was agreed")
     finally:
         site.stop()
 

@@ -1,6 +1,7 @@
 """Warm ClientApps: each message in a process of its own, nothing imported twice, and every crash survived."""
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -136,6 +137,20 @@ def test_one_long_lived_worker_serves_a_run_when_asked_for(fleet: Fleet) -> None
     ]
     fleet.train("messages=1", COUNTING).wait(180)
     assert _replies(fleet)[-1]["handled"] == 1, "another run has another worker"
+
+
+def test_an_app_may_be_called_as_bouquets_own_package(fleet: Fleet, tmp_path: Path) -> None:
+    """The warm process is a fork of the SuperNode, which has imported a package of this name."""
+    project = tmp_path / "project"
+    shutil.copytree(COUNTING / "counting", project / "app")
+    settings = (COUNTING / "pyproject.toml").read_text()
+    (project / "pyproject.toml").write_text(settings.replace("counting.", "app."))
+    fleet.superlink()
+    fleet.supernode(0)
+    fleet.train("messages=2", project).wait(180)
+    replies = _replies(fleet)
+    assert [reply.get("handled") for reply in replies] == [1, 1], replies
+    assert len({reply["imported-in"] for reply in replies}) == 1, "loaded ahead of its messages"
 
 
 def test_an_app_that_is_not_on_the_list_is_refused_with_its_hash(fleet: Fleet) -> None:
