@@ -141,13 +141,15 @@ def idle(
     quick: Quick = False,
     out: Out = RESULTS,
 ) -> None:
-    """CPU and memory of clients that wait for work."""
+    """CPU and memory of clients that wait for work, as plain processes and in containers."""
     from bench import data
     from bench import idle as part
 
     folder = _data(dataset, 50 * clients, 200)
     with _workspace() as workspace:
-        found = part.run(data.store(folder, clients), workspace, clients, 10 if quick else seconds, _say)
+        watched = 10 if quick else seconds
+        found = part.run(data.store(folder, clients), workspace / "processes", clients, watched, _say)
+        part.add_containers(found, folder, workspace / "containers", clients, watched, _say)
     target = _folder(out)
     part.write(found, target)
     for line in part.lines(found):

@@ -1,23 +1,31 @@
 """What ten clients cost while they wait: CPU in % of one core, and memory per client.
 
-Measured twice: before any run, and after a run, when the clients hold a warm process for the next message.
+Measured before any run, and after a run, when the clients hold a warm process for the next message; after a run
+also in containers, where Docker is, with the time from `docker compose up` until all clients are connected.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from bench import idle_containers
 from bench.contenders.stock_flower import serving
 from bench.environments import ROOT
 from bench.machine import describe
 from bench.processes import Processes, free_ports, wait_until
-from bench.watch import by_role, cpu_s, memory_mb
+from bench.watch import Role, by_role, cpu_s, memory_mb
 
-GOAL_PERCENT, GOAL_MB = 3.0, 350.0
+GOAL_PERCENT, GOAL_MB, GOAL_START_S = 3.0, 350.0, 30.0
+
+Members = dict[Role, list[psutil.Process]]
 
 
 @dataclass(slots=True)
@@ -70,33 +78,54 @@ def run(
             own = {"PARTITION_ID": str(number)}
             processes.start(f"supernode-{number}", node, cwd=ROOT, env=own)
         say(f"{clients} clients started; watching for {seconds:.0f} s once they are at rest")
-        _settle(processes)
-        looks = [_look("before any run", processes, clients, seconds)]
+        members = partial(by_role, processes)
+        _settle(members)
+        looks = [_look("before any run", members, clients, seconds)]
         say("training two rounds")
         train = [*bouquet, "train", "--clients", str(clients), "--rounds", "2"]
         control = ["--control-address", f"127.0.0.1:{api}", "--project", str(ROOT)]
         for _ in processes.run("train", [*train, *control], 900, cwd=ROOT):
             pass
-        _settle(processes)
-        looks.append(_look("after a run", processes, clients, seconds))
+        _settle(members)
+        looks.append(_look("after a run", members, clients, seconds))
     return {"machine": describe(), "looks": [asdict(look) for look in looks]}
 
 
+def add_containers(
+    found: dict[str, Any],
+    folder: Path,
+    scratch: Path,
+    clients: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    """The same in containers, after a run, with the time that they take to start; or why not."""
+    problem = idle_containers.missing() or ("" if os.geteuid() == 0 else "reading their memory takes root")
+    if problem:
+        say(f"containers were not measured: {problem}")
+        return
+    with idle_containers.started(folder, scratch, clients, say) as federation:
+        _settle(federation.members)
+        look = _look("in containers, after a run", federation.members, clients, seconds)
+        found["looks"].append(asdict(look))
+        found["compose_start_s"] = federation.start_s
+
+
 def _settle(
-    processes: Processes, look_s: float = 3.0, at_rest: float = 0.1, timeout_s: float = 180.0
+    members: Callable[[], Members], look_s: float = 3.0, at_rest: float = 0.1, timeout_s: float = 180.0
 ) -> None:
     """Wait until the clients together use less than a tenth of a core: they warm up after they start."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        members = by_role(processes)["client"]
-        before = cpu_s(members)
+        busy = members().get("client", [])
+        before = cpu_s(busy)
         time.sleep(look_s)
-        if members and cpu_s(members) - before < at_rest * look_s:
+        if busy and cpu_s(busy) - before < at_rest * look_s:
             return
 
 
-def _look(when: str, processes: Processes, clients: int, seconds: float) -> Idle:
-    members = by_role(processes)
+def _look(when: str, who: Callable[[], Members], clients: int, seconds: float) -> Idle:
+    members: Members = {"client": [], "superlink": [], "serverapp": [], **who()}
     before = {name: cpu_s(found) for name, found in members.items()}
     time.sleep(seconds)
     spent = {name: cpu_s(found) - before[name] for name, found in members.items()}
@@ -125,6 +154,11 @@ def lines(found: dict[str, Any]) -> list[str]:
             f"unique, in {look['processes_per_client']:.0f} processes (goal in a container: at most "
             f"{GOAL_MB:.0f} MB); SuperLink {look['superlink_pss_mb']:.0f} MB",
         ]
+    if start_s := found.get("compose_start_s"):
+        text.append(
+            f"containers: all clients connected {start_s:.1f} s after `docker compose up` "
+            f"(goal: at most {GOAL_START_S:.0f} s)"
+        )
     return text
 
 

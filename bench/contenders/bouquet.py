@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench import idle_containers
 from bench.contenders.contract import Measurement, Workload
 from bench.contenders.stock_flower import TIMEOUT_PER_ROUND_S
 from bench.environments import ROOT
@@ -80,15 +79,8 @@ class Containers:
         """Needs Docker with Compose, and make."""
         if not (ROOT / "Makefile").exists() or shutil.which("make") is None:
             return "no make or Makefile"
-        if shutil.which("docker") is None:
-            return "Docker is not installed"
-        for probe in (["docker", "info"], ["docker", "compose", "version"]):
-            try:
-                done = subprocess.run(probe, capture_output=True, timeout=60)
-            except subprocess.TimeoutExpired:
-                return f"`{' '.join(probe)}` does not answer"
-            if done.returncode:
-                return f"`{' '.join(probe)}` fails: no Docker daemon in reach, or no Compose"
+        if problem := idle_containers.missing():
+            return problem
         if not workload.folder.is_dir():
             return "the data set is no folder"
         return ""
@@ -121,7 +113,7 @@ class Containers:
                     pass
                 command_s = time.monotonic() - started
         finally:
-            _remove(project)  # after the processes, which would start containers again
+            idle_containers.remove(project)  # after the processes, which would start containers again
         if _latest(results) == before:
             raise BenchError(f"`make run` left no new results; see {scratch / 'make.log'}")
         summary = read_summary(results, workload.rounds)
@@ -135,9 +127,3 @@ class Containers:
 
 def _latest(results: Path) -> Path:
     return (results / "latest").resolve()
-
-
-def _remove(project: str) -> None:
-    command = ["docker", "compose", "--profile", "*", "-p", project, "down", "--volumes", "--timeout", "5"]
-    with suppress(subprocess.TimeoutExpired):
-        subprocess.run(command, cwd=ROOT, capture_output=True, timeout=180)

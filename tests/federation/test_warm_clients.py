@@ -61,6 +61,7 @@ def test_fifty_messages_each_in_its_own_process_leave_no_growth_behind(fleet: Fl
     assert min(reply["descriptors"] for reply in replies[-10:]) <= min(
         reply["descriptors"] for reply in first
     )
+    assert fleet.log("supernode-0").count("the app is imported") == 1, "what an app prints is written once"
     assert fleet.warm_processes("supernode-0") == warm, "no process stays behind"
     after = _memory([node, *warm]), node.num_fds(), [process.num_fds() for process in warm]
     # A connection more or less is no leak; one file per message would be fifty.

@@ -200,6 +200,8 @@ def run(connection: socket.socket, request: dict[str, Any]) -> int:
 def fork(work: Callable[[], int], control: socket.socket) -> int:
     """Run ``work`` in a child that dies with this process; returns the child's pid."""
     parent = os.getpid()
+    with suppress(OSError):
+        sys.stdout.flush()  # what is still in here would be written by each child
     if pid := os.fork():
         return pid
     status = 1

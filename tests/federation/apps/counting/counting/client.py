@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 app = ClientApp()
 imported_in = os.getpid()
 handled = 0
+print("the app is imported")
 
 
 @app.train()

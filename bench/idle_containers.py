@@ -1,0 +1,105 @@
+"""The Compose federation at rest: how long it takes to start, and what its clients cost while they wait.
+
+Memory is each process's proportional set size, summed over the container. Reading it needs the rights of the
+container's user, so this part runs as root or not at all.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from bench.environments import ROOT
+from bench.processes import BenchError, Processes, free_ports
+from bench.watch import Role
+
+SERVICE: dict[str, Role] = {"supernode-cpu": "client", "superlink": "superlink"}
+COMPOSE = "docker", "compose", "--progress", "quiet", "--profile", "cpu"
+START_TIMEOUT_S, BUILD_TIMEOUT_S = 300.0, 3600.0
+
+
+def missing() -> str:
+    """Why containers cannot run here; empty where they can."""
+    if shutil.which("docker") is None:
+        return "Docker is not installed"
+    for probe in (["docker", "info"], ["docker", "compose", "version"]):
+        try:
+            done = subprocess.run(probe, capture_output=True, timeout=60)
+        except subprocess.TimeoutExpired:
+            return f"`{' '.join(probe)}` does not answer"
+        if done.returncode:
+            return f"`{' '.join(probe)}` fails: no Docker daemon in reach, or no Compose"
+    return ""
+
+
+def remove(project: str) -> None:
+    """Take a Compose project down with its volumes."""
+    command = ["docker", "compose", "--profile", "*", "-p", project, "down", "--volumes", "--timeout", "5"]
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, cwd=ROOT, capture_output=True, timeout=180)
+
+
+class Federation:
+    """A Compose project of `clients` CPU clients that has trained, and waits."""
+
+    def __init__(self, project: str, start_s: float) -> None:
+        self.project = project
+        self.start_s = start_s
+        """Seconds from `docker compose up`, data and keys included, until all clients were connected."""
+
+    def members(self) -> dict[Role, list[psutil.Process]]:
+        """The living processes of its containers."""
+        found: dict[Role, list[psutil.Process]] = {}
+        for service, role in SERVICE.items():
+            for container in self._lines("docker", "compose", "-p", self.project, "ps", "--quiet", service):
+                for pid in self._lines("docker", "top", container, "-o", "pid")[1:]:
+                    with suppress(psutil.Error):
+                        found.setdefault(role, []).append(psutil.Process(int(pid)))
+        return found
+
+    def _lines(self, *command: str) -> list[str]:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return done.stdout.split()
+
+
+@contextmanager
+def started(folder: Path, scratch: Path, clients: int, say: Callable[[str], None]) -> Iterator[Federation]:
+    """Build the images, start a federation on the data set in `folder`, let it train two rounds; remove it afterwards."""
+    (port,) = free_ports(1)
+    project = f"bouquet-bench-{os.getpid()}"
+    env = {
+        "COMPOSE_PROJECT_NAME": project,
+        "FLEET_PORT": str(port),
+        "FLEET_BIND": "127.0.0.1",
+        "NUM_CLIENTS": str(clients),
+        "ROUNDS": "2",
+        "DATASET_FOLDER": str(folder.resolve()),
+    }
+    try:
+        with Processes(scratch, env) as processes:
+
+            def run(name: str, *command: str, timeout_s: float = START_TIMEOUT_S) -> Iterator[str]:
+                return processes.run(name, command, timeout_s, cwd=ROOT)
+
+            say("building the images")
+            for _ in run("base", "sh", "docker/base-image.sh", timeout_s=BUILD_TIMEOUT_S):
+                pass
+            for _ in run("build", *COMPOSE, "build", "--quiet", timeout_s=BUILD_TIMEOUT_S):
+                pass
+            say(f"starting {clients} containers")
+            start, start_s = time.monotonic(), None
+            for _ in run("up", *COMPOSE, "up", "--detach", "--scale", f"supernode-cpu={clients}"):
+                pass
+            for line in run("train", *COMPOSE, "logs", "--follow", "--no-log-prefix", "train"):
+                if line.startswith(f"{clients} clients connected"):
+                    start_s = time.monotonic() - start
+            if start_s is None:
+                raise BenchError(f"the clients never connected; see {scratch / 'train.log'}")
+            yield Federation(project, start_s)
+    finally:
+        remove(project)
