@@ -37,7 +37,7 @@ def _memory(processes: list[psutil.Process]) -> int:
 
 def test_fifty_messages_each_in_its_own_process_leave_no_growth_behind(fleet: Fleet) -> None:
     fleet.superlink()
-    fleet.supernode(0)
+    fleet.supernode(0, PYTHONUNBUFFERED="")  # as where nobody set it
     fleet.train("", COUNTING).wait(180)
     first = _replies(fleet)
     assert len(first) == 3 and fleet.processes["train"].returncode == 0
