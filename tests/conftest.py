@@ -1,12 +1,12 @@
 """Shared fixtures. Real data: a folder in hub form, from BOUQUET_TEST_CIFAR10 or ../shared/data/cifar10."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from container_engine import ROOT, build_images, require_engine
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +61,19 @@ def small_store(small_cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -
     store = tmp_path_factory.mktemp("store") / "store"
     prepare(str(small_cifar10), store, num_partitions=3)
     return store
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """A Docker engine with Compose v2 that answers."""
+    require_engine()
+
+
+@pytest.fixture(scope="session")
+def images(engine: None) -> Iterator[str]:
+    """The tag of both images, built from the working tree."""
+    tag = f"test-{os.getpid()}"
+    build_images(tag)
+    yield tag
+    names = [f"bouquet-superlink:{tag}", f"bouquet-supernode:{tag}-cpu"]
+    subprocess.run(["docker", "rmi", "--force", *names], capture_output=True, timeout=300)

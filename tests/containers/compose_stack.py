@@ -1,30 +1,17 @@
 """One Compose project for a test: commands, questions about its containers, and its end."""
 
 import json
-import os
 import re
 import secrets
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from container_engine import ROOT, build_environment
+
 LABEL = "com.docker.compose.project"
-
-
-def build_environment(tag: str) -> dict[str, str]:
-    """What `docker compose` needs of this machine's environment, and nothing that would change the settings."""
-    kept = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "BASE_IMAGE", "BUILD_NETWORK")
-    trusted = (
-        os.environ.get("CA_CERTIFICATES") or os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
-    )
-    return {name: os.environ[name] for name in kept if name in os.environ} | {
-        "IMAGE_TAG": tag,
-        "CA_CERTIFICATES": trusted or "/dev/null",
-    }
 
 
 def docker(*arguments: str, timeout: float = 120) -> str:

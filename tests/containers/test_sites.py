@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compose_stack import LABEL, ROOT, build_environment, docker, eventually
+from compose_stack import LABEL, docker, eventually
+from container_engine import ROOT, build_environment
 
 pytestmark = pytest.mark.containers
 

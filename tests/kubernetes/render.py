@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+from container_engine import cannot_run
 
 Object = dict[str, Any]
 
@@ -37,13 +37,6 @@ COMBINATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def missing(reason: str) -> None:
-    """Skip the test, or fail it where every test is required to run."""
-    if os.environ.get("BOUQUET_REQUIRE_CONTAINERS"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @cache
 def _command() -> tuple[str, ...]:
     # Kustomize 5 came with kubectl 1.27. Debian's kustomize 5 calls itself (devel).
@@ -61,7 +54,7 @@ def _command() -> tuple[str, ...]:
 def kustomize(folder: Path) -> list[Object]:
     """The objects that `folder` renders to."""
     if not _command():
-        missing("no kubectl 1.27 or newer and no kustomize 5 on PATH")
+        cannot_run("no kubectl 1.27 or newer and no kustomize 5 on PATH")
     result = subprocess.run([*_command(), str(folder)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert not result.stderr, result.stderr  # a deprecation would stand here
