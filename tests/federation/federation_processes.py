@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -29,10 +31,14 @@ def bouquet(
 
 
 def bouquet_until(words: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Start ``bouquet ARGUMENTS`` and return it when it has printed a line with ``words``; the caller ends it."""
+    """Start ``bouquet ARGUMENTS`` and return it when it has printed a line with ``words``; the caller ends it.
+
+    It minds Ctrl-C also where the tests run in the background of a shell, which ignores it.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "app.cli", *arguments],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
