@@ -96,7 +96,7 @@ def started(folder: Path, scratch: Path, clients: int, say: Callable[[str], None
             for _ in run("up", *COMPOSE, "up", "--detach", "--scale", f"supernode-cpu={clients}"):
                 pass
             for line in run("train", *COMPOSE, "logs", "--follow", "--no-log-prefix", "train"):
-                if line.startswith(f"{clients} clients connected"):
+                if f"{clients} clients connected" in line:  # Compose puts control characters before it
                     start_s = time.monotonic() - start
             if start_s is None:
                 raise BenchError(f"the clients never connected; see {scratch / 'train.log'}")
