@@ -5,7 +5,7 @@ SuperLink holds a request until there is a message (``longpoll.py``), so asking 
 Against any other SuperLink the pause grows with the time since the last message: a node that just answered
 will be asked again soon, an idle one may sleep, and the delay stays a tenth of what was waited anyway.
 
-While it waits, gRPC wakes four threads 110 times a second, nine of ten times because Flower watches the channel's
+While it waits, gRPC wakes its threads 110 times a second, three of four times because Flower watches the channel's
 connectivity for a debug line; unless that line is printed, it is not watched.
 
 Read in flwr 1.39.0: ``supernode/start_client_internal.py`` calls ``time.sleep(3)`` in its main loop and
@@ -49,10 +49,10 @@ def wait_for_port(address: str, ca: Path | None) -> None:
 
 
 def _greet(connection: socket.socket, host: str, ca: Path) -> None:
-    context = ssl.create_default_context(cafile=ca)
-    context.set_alpn_protocols(["h2"])
-    with suppress(OSError), context.wrap_socket(connection, server_hostname=host):
-        pass
+    with suppress(OSError):
+        context = ssl.create_default_context(cafile=ca)
+        context.set_alpn_protocols(["h2"])
+        context.wrap_socket(connection, server_hostname=host).close()
 
 
 class Pauses:
@@ -104,7 +104,8 @@ def install(internal: ModuleType) -> None:
     """
     from flwr.client.grpc_rere_client import connection
 
-    _leave_the_channel_alone(connection)
+    if hasattr(connection, "create_channel"):
+        _leave_the_channel_alone(connection)
     pauses = Pauses()
     stock = internal._pull_and_store_message
 

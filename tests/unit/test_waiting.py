@@ -177,7 +177,10 @@ def test_a_model_is_fetched_once_and_a_new_one_replaces_it() -> None:
 
 def test_the_names_that_are_replaced_in_flower_are_there() -> None:
     """Notices a Flower whose internals differ, before a federation runs slower in silence."""
+    from flwr.client.grpc_rere_client import connection
+
     from app.fleet.warm import executor
 
     assert executor.unsupported() == ""
     assert longpoll.install()
+    assert callable(connection.create_channel)

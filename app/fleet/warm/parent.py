@@ -1,9 +1,9 @@
 """The warm parent: a process that has imported and warmed everything, and forks one child per message.
 
-A fork of the SuperNode before that has a thread, or a program of its own, ``python -P parent.py SOCKET_FD PID``
-(``executor.py``). Three generations, all running ``serve``: the parent imports PyTorch and Flower; for each app hash it forks an app parent, which
-loads that app; the app parent forks one child per message (CPU), or one long-lived worker per run (GPU,
-because a CUDA context cannot cross a fork and costs more to make than a message).
+A fork of the SuperNode before that has a thread, else a program of its own, ``python -P parent.py SOCKET_FD PID``
+(``executor.py``). Three generations, all running ``serve``: the parent imports PyTorch and Flower; for each app hash
+it forks an app parent, which loads that app; the app parent forks one child per message (CPU), or one long-lived
+worker per run (GPU, because a CUDA context cannot cross a fork and costs more to make than a message).
 
 A child runs Flower's own ``run_clientapp`` unchanged. Only the transport differs: its Runtime API calls
 go over a socket pair that the SuperNode handed over, as protobuf, instead of HTTP.
