@@ -150,7 +150,7 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
         given=parent,
     )
     try:
-        executor.start()
+        executor.start(fork=True)
     except WarmStartError as error:
         _run_stock(settings, str(error) or "the warm parent ended")
 

@@ -89,20 +89,21 @@ class WarmExecutor:
 
     # -- the warm parent ------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the warm parent and wait until it has warmed up.
+    def start(self, *, fork: bool = False) -> None:
+        """Start the warm parent and wait until it has warmed up; ``fork`` as for :meth:`begin`.
 
         Raises:
             WarmStartError: it ended or did not answer.
         """
-        self.begin()
+        self.begin(fork=fork)
         self.wait_until_warm()
 
-    def begin(self) -> None:
+    def begin(self, *, fork: bool = False) -> None:
         """Start the warm parent; :meth:`wait_until_warm` before it is used.
 
-        While this process has no other thread, the parent is a fork of it: what both import is imported once,
-        and held once.
+        Args:
+            fork: as a fork of this process, which has done nothing but import: what both import is imported
+                once and held once. Not where this process has another thread.
         """
         self.stop()
         if self.given is not None:
@@ -110,7 +111,7 @@ class WarmExecutor:
             return
         ours, theirs = control_pair()
         with theirs:
-            if threading.active_count() == 1:
+            if fork and threading.active_count() == 1:
                 self._process = _Fork(
                     parent.fork(partial(parent.become_in_fork, theirs, self.settings.threads), ours)
                 )
