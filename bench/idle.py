@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from bench import idle_containers
+from bench import compose, idle_containers
 from bench.contenders.stock_flower import serving
 from bench.environments import ROOT
 from bench.machine import describe
@@ -100,7 +100,7 @@ def add_containers(
     say: Callable[[str], None],
 ) -> None:
     """The same in containers, after a run, with the time that they take to start; or why not."""
-    problem = idle_containers.missing() or ("" if os.geteuid() == 0 else "reading their memory takes root")
+    problem = compose.missing() or ("" if os.geteuid() == 0 else "reading their memory takes root")
     if problem:
         say(f"containers were not measured: {problem}")
         return

@@ -4,8 +4,6 @@ Memory is each process's proportional set size, summed over the container. Readi
 container's user, so this part runs as root or not at all.
 """
 
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,34 +12,14 @@ from pathlib import Path
 
 import psutil
 
+from bench import compose
 from bench.environments import ROOT
-from bench.processes import BenchError, Processes, free_ports
+from bench.processes import BenchError
 from bench.watch import Role
 
 SERVICE: dict[str, Role] = {"supernode-cpu": "client", "superlink": "superlink"}
 COMPOSE = "docker", "compose", "--progress", "quiet", "--profile", "cpu"
 START_TIMEOUT_S, BUILD_TIMEOUT_S = 300.0, 3600.0
-
-
-def missing() -> str:
-    """Why containers cannot run here; empty where they can."""
-    if shutil.which("docker") is None:
-        return "Docker is not installed"
-    for probe in (["docker", "info"], ["docker", "compose", "version"]):
-        try:
-            done = subprocess.run(probe, capture_output=True, timeout=60)
-        except subprocess.TimeoutExpired:
-            return f"`{' '.join(probe)}` does not answer"
-        if done.returncode:
-            return f"`{' '.join(probe)}` fails: no Docker daemon in reach, or no Compose"
-    return ""
-
-
-def remove(project: str) -> None:
-    """Take a Compose project down with its volumes."""
-    command = ["docker", "compose", "--profile", "*", "-p", project, "down", "--volumes", "--timeout", "5"]
-    with suppress(subprocess.TimeoutExpired):
-        subprocess.run(command, cwd=ROOT, capture_output=True, timeout=180)
 
 
 class Federation:
@@ -70,36 +48,24 @@ class Federation:
 @contextmanager
 def started(folder: Path, scratch: Path, clients: int, say: Callable[[str], None]) -> Iterator[Federation]:
     """Build the images, start a federation on the data set in `folder`, let it train two rounds; remove it afterwards."""
-    (port,) = free_ports(1)
-    project = f"bouquet-bench-{os.getpid()}"
-    env = {
-        "COMPOSE_PROJECT_NAME": project,
-        "FLEET_PORT": str(port),
-        "FLEET_BIND": "127.0.0.1",
-        "NUM_CLIENTS": str(clients),
-        "ROUNDS": "2",
-        "DATASET_FOLDER": str(folder.resolve()),
-    }
-    try:
-        with Processes(scratch, env) as processes:
+    settings = {"NUM_CLIENTS": str(clients), "ROUNDS": "2", "DATASET_FOLDER": str(folder.resolve())}
+    with compose.project(scratch, **settings) as (project, processes):
 
-            def run(name: str, *command: str, timeout_s: float = START_TIMEOUT_S) -> Iterator[str]:
-                return processes.run(name, command, timeout_s, cwd=ROOT)
+        def run(name: str, *command: str, timeout_s: float = START_TIMEOUT_S) -> Iterator[str]:
+            return processes.run(name, command, timeout_s, cwd=ROOT)
 
-            say("building the images")
-            for _ in run("base", "sh", "docker/base-image.sh", timeout_s=BUILD_TIMEOUT_S):
-                pass
-            for _ in run("build", *COMPOSE, "build", "--quiet", timeout_s=BUILD_TIMEOUT_S):
-                pass
-            say(f"starting {clients} containers")
-            start, start_s = time.monotonic(), None
-            for _ in run("up", *COMPOSE, "up", "--detach", "--scale", f"supernode-cpu={clients}"):
-                pass
-            for line in run("train", *COMPOSE, "logs", "--follow", "--no-log-prefix", "train"):
-                if f"{clients} clients connected" in line:  # Compose puts control characters before it
-                    start_s = time.monotonic() - start
-            if start_s is None:
-                raise BenchError(f"the clients never connected; see {scratch / 'train.log'}")
-            yield Federation(project, start_s)
-    finally:
-        remove(project)
+        say("building the images")
+        for _ in run("base", "sh", "docker/base-image.sh", timeout_s=BUILD_TIMEOUT_S):
+            pass
+        for _ in run("build", *COMPOSE, "build", "--quiet", timeout_s=BUILD_TIMEOUT_S):
+            pass
+        say(f"starting {clients} containers")
+        start, start_s = time.monotonic(), None
+        for _ in run("up", *COMPOSE, "up", "--detach", "--scale", f"supernode-cpu={clients}"):
+            pass
+        for line in run("train", *COMPOSE, "logs", "--follow", "--no-log-prefix", "train"):
+            if f"{clients} clients connected" in line:  # Compose puts control characters before it
+                start_s = time.monotonic() - start
+        if start_s is None:
+            raise BenchError(f"the clients never connected; see {scratch / 'train.log'}")
+        yield Federation(project, start_s)

@@ -1,18 +1,17 @@
 """Bouquet itself: `bouquet up` in plain processes, and `make run` in containers."""
 
 import json
-import os
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from bench import idle_containers
+from bench import compose
 from bench.contenders.contract import Measurement, Workload
 from bench.contenders.stock_flower import TIMEOUT_PER_ROUND_S
 from bench.environments import ROOT
-from bench.processes import BenchError, Processes, free_ports
+from bench.processes import BenchError, Processes
 
 
 def read_summary(results: Path, rounds: int) -> dict[str, Any]:
@@ -79,7 +78,7 @@ class Containers:
         """Needs Docker with Compose, and make."""
         if not (ROOT / "Makefile").exists() or shutil.which("make") is None:
             return "no make or Makefile"
-        if problem := idle_containers.missing():
+        if problem := compose.missing():
             return problem
         if not workload.folder.is_dir():
             return "the data set is no folder"
@@ -87,13 +86,6 @@ class Containers:
 
     def measure(self, workload: Workload, scratch: Path) -> Measurement:
         """One `make run`, in a Compose project of its own that is removed afterwards."""
-        (port,) = free_ports(1)
-        project = f"bouquet-bench-{os.getpid()}"
-        env = {
-            "COMPOSE_PROJECT_NAME": project,
-            "FLEET_PORT": str(port),
-            "FLEET_BIND": "127.0.0.1",
-        }
         settings = f"fraction-evaluate={workload.fraction_evaluate} model='{workload.model}'"
         variables = [
             f"MODE={self.mode}",
@@ -105,15 +97,12 @@ class Containers:
         results = ROOT / "results"  # where `make run` copies them to
         before = _latest(results)
         started = time.monotonic()
-        try:
-            with Processes(scratch, env) as processes:
-                command = ["make", "--no-print-directory", "run", *variables]
-                limit = TIMEOUT_PER_ROUND_S * (workload.rounds + 2)
-                for _ in processes.run("make", command, limit, cwd=ROOT):
-                    pass
-                command_s = time.monotonic() - started
-        finally:
-            idle_containers.remove(project)  # after the processes, which would start containers again
+        with compose.project(scratch) as (_, processes):
+            command = ["make", "--no-print-directory", "run", *variables]
+            limit = TIMEOUT_PER_ROUND_S * (workload.rounds + 2)
+            for _ in processes.run("make", command, limit, cwd=ROOT):
+                pass
+            command_s = time.monotonic() - started
         if _latest(results) == before:
             raise BenchError(f"`make run` left no new results; see {scratch / 'make.log'}")
         summary = read_summary(results, workload.rounds)
