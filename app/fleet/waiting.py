@@ -34,12 +34,13 @@ def wait_for_port(address: str, ca: Path | None) -> None:
     looks to it like a client that did not accept its certificate. gRPC says it when that is so.
     """
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")
     next_word = time.monotonic() + 5.0
     while True:
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=5.0) as connection:
+            with socket.create_connection((host, int(port)), timeout=5.0) as connection:
                 if ca is not None:
-                    _greet(connection, host.strip("[]"), ca)
+                    _greet(connection, host, ca)
             return
         except OSError as error:
             if time.monotonic() >= next_word:

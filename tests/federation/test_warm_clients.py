@@ -175,9 +175,8 @@ def test_an_idle_client_is_rarely_woken(fleet: Fleet) -> None:
     time.sleep(10)
     after = _wake_ups(everyone)
     woken = {thread: after[thread] - before.get(thread, 0) for thread in after}
-    assert sum(woken.values()) <= 600, (
-        woken
-    )  # some 300; 1100 where gRPC watches the channel, more where it polls
+    # Some 300; 1100 where gRPC watches the channel, more where the client polls.
+    assert sum(woken.values()) <= 600, woken
 
 
 def _wake_ups(pids: list[int]) -> dict[Path, int]:
