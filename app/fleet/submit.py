@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from flwr.common.config import flatten_dict, parse_config_args
 
 from app.errors import UserError
-from app.fleet import flower
+from app.fleet import apps, flower
 from app.settings import RunSettings, RunValue, parse_run_config
 
 if TYPE_CHECKING:
@@ -195,12 +195,11 @@ def submit(
         begun: called when the run has been submitted.
     """
     flower.prepare_environment()
-    from flwr.cli.build import build_fab_from_disk
     from flwr.common.serde import fab_to_proto, user_config_to_proto
     from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
     from flwr.supercore.fab import Fab
 
-    content = build_fab_from_disk(submission.project)
+    content = apps.build(submission.project)
     fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
     with control(submission.control_address, submission.ca) as client:
         answer = client.StartRun(

@@ -144,13 +144,18 @@ class Deployment:
 
 
 class Simulation:
-    """The same app in Flower's Simulation Engine on Ray: one CPU and one thread per client."""
+    """The same app in Flower's Simulation Engine on Ray.
 
-    key = "ray"
-    title = "stock Flower, Ray simulation, one CPU and thread per client"
+    As it comes, Flower gives each client two CPUs, so two cores run one client at a time; ``tuned``, one CPU
+    and one thread per client keep every core busy.
+    """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, *, tuned: bool) -> None:
         self.environment = environment
+        self.tuned = tuned
+        self.key = "ray-tuned" if tuned else "ray"
+        how = "one CPU and thread per client" if tuned else "as it comes"
+        self.title = f"stock Flower, Ray simulation, {how}"
 
     def missing(self, workload: Workload) -> str:
         """Ray has no wheels for some Python versions."""
@@ -158,7 +163,8 @@ class Simulation:
 
     def measure(self, workload: Workload, scratch: Path) -> Measurement:
         """Start a SuperLink in simulation mode, as `flwr run` would by itself, on a free port."""
-        env = flower_env(scratch, workload) | ONE_THREAD | {"PYTHONPATH": str(self.environment.site_packages)}
+        env = flower_env(scratch, workload) | {"PYTHONPATH": str(self.environment.site_packages)}
+        env |= ONE_THREAD if self.tuned else {}
         env["RAY_USAGE_STATS_ENABLED"] = "0"
         started = time.monotonic()
         with Processes(scratch, env) as processes:
@@ -174,11 +180,11 @@ class Simulation:
                 ],
             )
             wait_until(lambda: serving(api), "the SuperLink's start", 120)
-            gpus = 1 / workload.clients if _cuda() else 0.0
-            federation = (
-                f"num-supernodes={workload.clients} client-resources-num-cpus=1 "
-                f"client-resources-num-gpus={gpus}"
-            )
+            federation = f"num-supernodes={workload.clients}"
+            if self.tuned:
+                federation += " client-resources-num-cpus=1"
+            if _cuda():  # without a share of it, a client sees no GPU
+                federation += f" client-resources-num-gpus={1 / workload.clients}"
             measurement = submit(processes, workload, api, ["--federation-config", federation])
         measurement.command_s = time.monotonic() - started
         return measurement

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import UserError
-from app.fleet.apps import app_hash, is_allowed, parse_allowed
+from app.fleet.apps import app_hash, build, is_allowed, parse_allowed
 
 PYPROJECT = """
 [project]
@@ -44,6 +44,30 @@ def test_the_hash_is_that_of_the_bundle_flower_builds(project: Path, tmp_path: P
     )
     [bundle] = tmp_path.glob("*.fab")
     assert hashlib.sha256(bundle.read_bytes()).hexdigest() == app_hash(project)
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    ["", "data/\n*.md\n", "data/*\n!data/kept.py\n", "x\n/sample/deep/\n", "*\n!*.py\n!*.toml\n!*/\n"],
+)
+def test_the_bundle_holds_what_flower_would_take_and_nothing_else_is_looked_at(
+    project: Path, ignored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flwr.cli.build import build_fab_from_disk
+
+    (project / ".gitignore").write_text(ignored)
+    for name in (
+        "data/other.py", "data/kept.py", "sample/deep/x/more.py", "sample/x.py", "notes.md", ".venv/lib/heavy.py",
+        "sample/__pycache__/client.py", "tests/x/y.json",
+    ):  # fmt: skip
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(f"# {name}\n")
+    (project / "sample" / "link.py").symlink_to(project / "notes.md")
+    expected = build_fab_from_disk(project)
+    walked: list[str] = []
+    monkeypatch.setattr(Path, "is_symlink", lambda file: walked.append(str(file)) or os.path.islink(file))
+    assert build(project) == expected
+    assert not [file for file in walked if ".venv" in file or "__pycache__" in file]
 
 
 def test_the_hash_is_the_same_for_the_same_files_and_another_for_others(
