@@ -65,7 +65,13 @@ def test_the_bundle_holds_what_flower_would_take_and_nothing_else_is_looked_at(
     (project / "sample" / "link.py").symlink_to(project / "notes.md")
     expected = build_fab_from_disk(project)
     walked: list[str] = []
-    monkeypatch.setattr(Path, "is_symlink", lambda file: walked.append(str(file)) or os.path.islink(file))
+    is_symlink = Path.is_symlink
+
+    def noted(file: Path) -> bool:
+        walked.append(str(file))
+        return is_symlink(file)
+
+    monkeypatch.setattr(Path, "is_symlink", noted)
     assert build(project) == expected
     assert not [file for file in walked if ".venv" in file or "__pycache__" in file]
 
