@@ -49,7 +49,7 @@ def _files(project: Path) -> dict[str, Path]:
         pattern.startswith("!") for pattern in ignored
     ):  # else something below may be wanted after all
         skipped.append(build_pathspec(ignored))
-    found = {}
+    found: dict[str, Path] = {}
     for name, folders, files in os.walk(project):
         folder = Path(name)
         place = folder.relative_to(project)
