@@ -15,7 +15,8 @@ from types import FrameType
 from typing import NoReturn
 
 from app.errors import UserError
-from app.fleet import cores, supernode
+from app.fleet import cores
+from app.fleet.gpus import choose_gpu, visible_gpus
 from app.fleet.processes import Processes
 from app.fleet.submit import Outcome, Submission, submit, wait_for_superlink
 from app.settings import RunValue
@@ -77,6 +78,7 @@ def _interrupted(number: int, _frame: FrameType | None) -> NoReturn:
 
 def run(federation: Federation, say: Callable[[str], None]) -> Outcome:
     """Start a SuperLink and the SuperNodes, train, and take everything down, whatever happens."""
+    choose_gpu(os.environ, 0)  # a wrong BOUQUET_DEVICE is said before anything starts
     signal.signal(signal.SIGTERM, _interrupted)
     home = Path(tempfile.mkdtemp(prefix="bouquet-"))
     processes = Processes(federation.results / "logs" / time.strftime("%Y%m%d-%H%M%S"))
@@ -123,13 +125,18 @@ def _run(
     )
     # The SuperNodes, and the warm processes that load the app, are forked from processes with this environment.
     os.environ.update(shared, FLWR_HOME=str(home / "flwr"))
+    gpus = visible_gpus(os.environ)
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            ""  # what forks must know that no GPU is there (``warm/parent.py``)
+        )
     # Imports Flower, which the SuperLink does meanwhile as well.
     from app.fleet import replicas
 
     supernodes = replicas.Replicas(
         cores.threads_per_client(os.environ, federation.clients),
         # On GPUs each client is given its own before it starts.
-        warm=not supernode.visible_gpus(os.environ) and os.environ.get("BOUQUET_WARM", "1") != "0",
+        warm=not gpus and os.environ.get("BOUQUET_WARM", "1") != "0",
     )
     down.callback(supernodes.stop)
     down.callback(processes.stop)

@@ -79,8 +79,12 @@ def resources(clients: int, cores: int, gpus: int) -> Resources:
     Ray starts a worker for every core that it gets, so more cores than clients would only cost memory.
     """
     at_once = min(clients, cores)
-    share = math.floor(min(1.0, gpus / at_once) * 10_000) / 10_000  # Ray counts in steps of 0.0001
-    return Resources(at_once, gpus, share)
+    if gpus == 0:
+        return Resources(at_once, 0, 0.0)
+    # A share lies on one GPU. Ray counts in steps of 0.0001; one step less, because Flower divides by the share as a
+    # float32, and 1 / 0.1 is then 9.
+    on_one = math.ceil(at_once / gpus)
+    return Resources(at_once, gpus, 1.0 if on_one == 1 else (10_000 // on_one - 1) / 10_000)
 
 
 def visible_gpus(environment: Mapping[str, str]) -> int:

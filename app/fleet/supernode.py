@@ -12,6 +12,7 @@ from typing import Any
 
 from app.errors import UserError
 from app.fleet import apps, cores, flower, keys, partition_id
+from app.fleet.gpus import choose_gpu
 
 
 @dataclass(frozen=True)
@@ -48,23 +49,6 @@ class SuperNodeSettings:
     def node_config(self) -> dict[str, Any]:
         """Flower's node config: what the ClientApp reads."""
         return {"partition-id": self.partition, "num-partitions": self.num_partitions}
-
-
-def visible_gpus(environment: Mapping[str, str]) -> list[str]:
-    """The GPUs this process may use, by index or UUID, without touching CUDA.
-
-    CUDA counts from 0 whatever the device files in a container are called.
-    """
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [device for device in visible.split(",") if device.strip() not in ("", "-1")]
-    return [str(position) for position, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
-
-
-def choose_gpu(environment: Mapping[str, str], partition: int) -> str | None:
-    """Round-robin by partition id over the visible GPUs; None without any."""
-    gpus = visible_gpus(environment)
-    return gpus[partition % len(gpus)] if gpus else None
 
 
 def _free_port() -> int:
@@ -126,8 +110,11 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
         if settings.key is None:
             raise UserError("no key: give --key (BOUQUET_NODE_KEY); `bouquet node-key` makes one")
         keys.check_client_identity(settings.ca, settings.key)
-    if (gpu := choose_gpu(os.environ, settings.partition)) is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    gpu = choose_gpu(os.environ, settings.partition)
+    # Without one as well: what forks must know that no GPU is there (``warm/parent.py``).
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
+    if os.environ.get("BOUQUET_DEVICE", "").startswith("cuda:"):
+        os.environ["BOUQUET_DEVICE"] = "cuda"  # the only one that is left
     if os.environ.get("BOUQUET_WARM", "1") == "0":
         _run_stock(settings, "BOUQUET_WARM=0")
 

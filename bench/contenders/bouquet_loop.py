@@ -52,7 +52,7 @@ def loops(
 
     def evaluate_on(chosen: list[int], _: bool) -> tuple[float, int]:
         for partition in chosen:
-            evaluate(model, parts[partition][1], device=device)
-        return evaluate(model, test, device=device)[1] * len(test), len(test)
+            evaluate(model, parts[partition][1], device=device, settings=settings)
+        return evaluate(model, test, device=device, settings=settings)[1] * len(test), len(test)
 
     return model, train_on, evaluate_on

@@ -1,6 +1,7 @@
 """Real processes: what is started here is ended here, and nothing may stay behind."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -119,6 +121,11 @@ class Fleet:
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def replies(self) -> list[dict[str, Any]]:
+        """What the app ``counting`` has printed so far, in order."""
+        lines = [line for line in self.log("train").splitlines() if line.startswith("reply ")]
+        return [json.loads(line.removeprefix("reply ")) for line in lines]
 
     def wait_for(self, name: str, words: str, timeout: float = 120) -> None:
         """Wait until a process's log holds ``words``."""

@@ -1,6 +1,5 @@
 """Warm ClientApps: each message in a process of its own, nothing imported twice, and every crash survived."""
 
-import json
 import shutil
 import signal
 import sys
@@ -17,17 +16,12 @@ pytestmark = pytest.mark.federation
 COUNTING = Path(__file__).parent / "apps" / "counting"
 
 
-def _replies(fleet: Fleet) -> list[dict[str, Any]]:
-    lines = [line for line in fleet.log("train").splitlines() if line.startswith("reply ")]
-    return [json.loads(line.removeprefix("reply ")) for line in lines]
-
-
 def _wait_for_replies(fleet: Fleet, count: int, timeout: float = 120) -> list[dict[str, Any]]:
     deadline = time.monotonic() + timeout
-    while len(replies := _replies(fleet)) < count:
+    while len(found := fleet.replies()) < count:
         assert time.monotonic() < deadline, fleet.log("train")[-2000:] + fleet.log("supernode-0")[-3000:]
         time.sleep(0.05)
-    return replies
+    return found
 
 
 def _memory(processes: list[psutil.Process]) -> int:
@@ -39,7 +33,7 @@ def test_fifty_messages_each_in_its_own_process_leave_no_growth_behind(fleet: Fl
     fleet.superlink()
     fleet.supernode(0, PYTHONUNBUFFERED="")  # as where nobody set it
     fleet.train("", COUNTING).wait(180)
-    first = _replies(fleet)
+    first = fleet.replies()
     assert len(first) == 3 and fleet.processes["train"].returncode == 0
     assert len({reply["pid"] for reply in first}) == 3, "each message has a process of its own"
     assert {reply["handled"] for reply in first} == {1}, (
@@ -52,7 +46,7 @@ def test_fifty_messages_each_in_its_own_process_leave_no_growth_behind(fleet: Fl
     warm = fleet.warm_processes("supernode-0")
     before = _memory([node, *warm]), node.num_fds(), [process.num_fds() for process in warm]
     fleet.train("messages=50", COUNTING).wait(180)
-    replies = _replies(fleet)[3:]
+    replies = fleet.replies()[3:]
     assert len(replies) == 50 and len({reply["pid"] for reply in replies}) == 50
     assert {reply["imported-in"] for reply in replies} == {first[0]["imported-in"]}, (
         "the same app keeps its parent"
@@ -107,7 +101,7 @@ def test_without_the_warm_path_the_results_are_the_same(fleet: Fleet) -> None:
     fleet.superlink()
     fleet.supernode(0, BOUQUET_WARM="0")
     fleet.train("messages=2", COUNTING).wait(180)
-    replies = _replies(fleet)
+    replies = fleet.replies()
     assert [reply["handled"] for reply in replies] == [1, 1] and replies[0]["partition-id"] == 0
     assert replies[0]["pid"] == replies[0]["imported-in"], "Flower's own executor imports for each message"
     assert "Same results, slower" in fleet.log("supernode-0")
@@ -122,14 +116,14 @@ def test_a_stock_superlink_serves_these_clients(fleet: Fleet) -> None:
     )  # fmt: skip
     fleet.supernode(0)
     fleet.train("messages=3", COUNTING).wait(240)
-    assert [reply["handled"] for reply in _replies(fleet)] == [1, 1, 1]
+    assert [reply["handled"] for reply in fleet.replies()] == [1, 1, 1]
 
 
 def test_one_long_lived_worker_serves_a_run_when_asked_for(fleet: Fleet) -> None:
     fleet.superlink()
     fleet.supernode(0, BOUQUET_WORKER="persistent")
     fleet.train("messages=4", COUNTING).wait(180)
-    replies = _replies(fleet)
+    replies = fleet.replies()
     assert len({reply["pid"] for reply in replies}) == 1 and [reply["handled"] for reply in replies] == [
         1,
         2,
@@ -137,7 +131,7 @@ def test_one_long_lived_worker_serves_a_run_when_asked_for(fleet: Fleet) -> None
         4,
     ]
     fleet.train("messages=1", COUNTING).wait(180)
-    assert _replies(fleet)[-1]["handled"] == 1, "another run has another worker"
+    assert fleet.replies()[-1]["handled"] == 1, "another run has another worker"
 
 
 def test_an_app_may_be_called_as_bouquets_own_package(fleet: Fleet, tmp_path: Path) -> None:
@@ -149,7 +143,7 @@ def test_an_app_may_be_called_as_bouquets_own_package(fleet: Fleet, tmp_path: Pa
     fleet.superlink()
     fleet.supernode(0)
     fleet.train("messages=2", project).wait(180)
-    replies = _replies(fleet)
+    replies = fleet.replies()
     assert [reply.get("handled") for reply in replies] == [1, 1], replies
     assert len({reply["imported-in"] for reply in replies}) == 1, "loaded ahead of its messages"
 
@@ -158,7 +152,7 @@ def test_an_app_that_is_not_on_the_list_is_refused_with_its_hash(fleet: Fleet) -
     fleet.superlink()
     fleet.supernode(0, BOUQUET_ALLOWED_APPS="0" * 64)
     fleet.train("messages=2", COUNTING).wait(180)
-    replies = _replies(fleet)
+    replies = fleet.replies()
     assert len(replies) == 2
     assert all("does not accept the app with hash" in str(reply.get("error")) for reply in replies)
     assert "BOUQUET_ALLOWED_APPS" in fleet.log("supernode-0")

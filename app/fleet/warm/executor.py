@@ -219,8 +219,10 @@ class WarmExecutor:
         if self._worker and self._worker[0] == key and not self._worker[1].has_ended():
             return self._worker[1]
         if self._worker:
-            self._worker[1].control.close()
+            _, ended = self._worker
             self._worker = None
+            ended.control.close()
+            peer.ask({"op": "wait", "pid": ended.pid})
         ours, theirs = control_pair()
         with theirs:
             worker = Peer(ours, int(peer.ask({"op": "worker"}, theirs.fileno())["pid"]))

@@ -111,6 +111,8 @@ class App:
 
     def _warm_up(self, request: dict[str, Any]) -> None:
         """Call the app's own ``warm_up(run_config, node_config)``; without one, take a step of Adam."""
+        if not may_train():
+            return
         from flwr.common.config import get_project_config, get_project_dir
 
         project = get_project_dir(request["fab_id"], request["fab_version"], request["fab_hash"])
@@ -151,6 +153,15 @@ def use_huge_pages() -> None:
                 madvise(start, size, MADV_COLLAPSE)
 
 
+def may_train() -> bool:
+    """Whether a step of training leaves this process able to fork: only where it was told that there is no GPU.
+
+    PyTorch's first backward pass counts the GPUs, also for tensors on the CPU, which starts CUDA and a thread for each;
+    in a fork of a process that has done so, every backward pass fails.
+    """
+    return os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+
+
 def training_step(optimizer: bool) -> None:
     """Run one tiny training step, so that lazy imports and kernel set-up are paid before the first fork.
 
@@ -174,7 +185,14 @@ def warm_torch() -> None:
         return
     # One thread here: a pool of OpenMP threads does not survive a fork.
     torch.set_num_threads(1)
-    training_step(optimizer=False)
+    if may_train():
+        training_step(optimizer=False)
+
+
+def free_gpu_memory() -> None:
+    """Hand what PyTorch keeps for later back to the GPU, where other clients' workers wait for it."""
+    if "torch" in sys.modules and (cuda := sys.modules["torch"].cuda).is_initialized():
+        cuda.empty_cache()
 
 
 def run(connection: socket.socket, request: dict[str, Any]) -> int:
@@ -248,7 +266,13 @@ def serve(control: socket.socket) -> int:
             elif operation == "run":
                 reply["pid"] = os.getpid()
                 control.send(json.dumps(reply).encode())
-                run(connection, request)
+                # The SuperNode takes the message for done when the last copy of its connection is closed.
+                with connection.dup():
+                    if run(connection, request):
+                        # What broke one message, such as a GPU's context, must not reach the next.
+                        control.close()
+                        return 1
+                    free_gpu_memory()
                 continue
             connection.close()
             for output in descriptors[1:] if operation == "worker" else ():

@@ -13,16 +13,28 @@ handled = 0
 print("the app is imported")
 
 
+def learn() -> int:
+    """Take a step of training on the CPU, and count the GPUs."""
+    import torch
+
+    torch.nn.Linear(3, 2)(torch.rand(4, 3)).sum().backward()
+    return torch.cuda.device_count()
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     global handled
     handled += 1
     time.sleep(float(context.run_config["sleep"]))
+    gpus = learn() if context.run_config["learn"] else -1
+    if message.content.config_records["config"]["number"] == context.run_config["fail-at"]:
+        raise RuntimeError("this message fails, as it was asked to")
     metrics = MetricRecord(
         {
             "pid": os.getpid(),
             "imported-in": imported_in,
             "handled": handled,
+            "gpus": gpus,
             "descriptors": sum(1 for _ in Path("/proc/self/fd").iterdir()),
             "partition-id": int(context.node_config["partition-id"]),
         }
