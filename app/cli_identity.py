@@ -17,7 +17,7 @@ Out = Annotated[
     Path | None,
     typer.Option(envvar="BOUQUET_CERTIFICATES", help="Where the server finds its files; default --dir."),
 ]
-Control = Annotated[str, typer.Option(help="host:port of the SuperLink's Control API.")]
+Control = Annotated[str, typer.Option("--control-address", help="host:port of the SuperLink's Control API.")]
 Ca = Annotated[Path | None, typer.Option(envvar="BOUQUET_CA", help="The federation's ca.crt.")]
 CONTROL = "127.0.0.1:8000"
 

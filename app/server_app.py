@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import InMemoryGrid
 
 from app.errors import UserError
-from app.learning.arrays import state_arrays
+from app.learning.arrays import check_personal, state_arrays
 from app.learning.batches import Examples
 from app.learning.memory import keep_freed_memory
 from app.learning.model import build_model
@@ -57,6 +57,7 @@ def main(grid: Grid, context: Context) -> None:
         store = Store.open()
         manifest = store.manifest
         model = build_model(settings, manifest.shape, len(manifest.classes))
+        check_personal(model, settings.personal_prefixes)
         strategy = make_strategy(settings)
     except UserError as error:
         say(f"error: {error}")

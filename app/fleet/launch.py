@@ -125,6 +125,7 @@ def _run(
     )
     # The SuperNodes, and the warm processes that load the app, are forked from processes with this environment.
     os.environ.update(shared, FLWR_HOME=str(home / "flwr"))
+    cores.sleep_soon(os.environ)
     gpus = visible_gpus(os.environ)
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = (
@@ -156,8 +157,12 @@ def _run(
         say(line)
         processes.require_running()
 
-    return submit(
-        Submission(federation.project, federation.run_config, address),
-        watched,
-        lambda: supernodes.start(processes, f"127.0.0.1:{fleet_port}", environments),
-    )
+    try:
+        return submit(
+            Submission(federation.project, federation.run_config, address),
+            watched,
+            lambda: supernodes.start(processes, f"127.0.0.1:{fleet_port}", environments),
+        )
+    except UserError:
+        processes.require_running()  # a SuperLink that has ended is the better reason
+        raise

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import time
@@ -16,6 +17,8 @@ import psutil
 from app.errors import UserError
 
 PR_SET_PDEATHSIG = 1
+_COLOUR = re.compile(r"\x1b\[\d+m")
+_EMPTY = re.compile(r"(INFO|:|\s)*")  # a blank line of Flower's logger
 
 
 class Running(Protocol):
@@ -63,8 +66,13 @@ class Processes:
 
     def log(self, name: str) -> BinaryIO:
         """The log file of process ``name``, open for writing at its end."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        return (self.logs / f"{name}.log").open("ab")
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            return (self.logs / f"{name}.log").open("ab")
+        except OSError as error:
+            raise UserError(
+                f"{self.logs} cannot be written ({error.strerror}): give another folder with --results"
+            ) from None
 
     def ended(self) -> dict[str, int]:
         """Exit status of the processes that have ended, by name."""
@@ -75,15 +83,23 @@ class Processes:
     def require_running(self) -> None:
         """Raise UserError with the end of its log for a process that has ended."""
         for name, status in self.ended().items():
-            raise UserError(f"{name} ended with status {status}: {self._last_words(name)}")
+            how = (
+                f"was ended by {signal.Signals(-status).name}"
+                if status < 0
+                else f"ended with status {status}"
+            )
+            raise UserError(f"{name} {how}: {self._last_words(name)}")
 
     def _last_words(self, name: str) -> str:
-        """The end of a process's log."""
+        """The error that a process's log ends with, else its last lines."""
         try:
             text = (self.logs / f"{name}.log").read_text(errors="replace")
         except OSError:
             return ""
-        return " | ".join(line.strip() for line in text.splitlines() if line.strip())[-500:]
+        plain = _COLOUR.sub("", text)
+        lines = [line.strip() for line in plain.splitlines() if line.strip() and not _EMPTY.fullmatch(line)]
+        errors = [line for line in lines if line.startswith("error: ")]
+        return errors[-1] if errors else " | ".join(lines[-3:])[-500:]
 
     def stop(self, patience_s: float = 10.0) -> None:
         """End all processes and all that they started; those that do not end in time are killed."""

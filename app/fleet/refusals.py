@@ -93,13 +93,16 @@ def explain(error: BaseException | str) -> str:
     return _one_line(text)
 
 
-def install(internal: ModuleType, superlink: str) -> None:
+def install(internal: ModuleType, superlink: str) -> Callable[[], str]:
     """Let a SuperNode say why it is not let in. `internal` is Flower's `start_client_internal` module.
 
     A refusal for good is an error, what is tried again a warning; the same sentence at most once a minute.
+
+    Returns what tells the latest of these sentences, for the end: Flower's own last words name no reason.
     """
     original = internal._make_fleet_connection_retry_invoker
     said: dict[str, float] = {}
+    latest = [""]
 
     def make(*args: Any, **kwargs: Any) -> Any:
         import grpc
@@ -111,7 +114,8 @@ def install(internal: ModuleType, superlink: str) -> None:
         def explained(error: Exception) -> bool:
             code = error.code() if isinstance(error, grpc.RpcError) else None
             if code in (*for_good, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
-                sentence, now = f"{superlink}: {explain(error)}", time.monotonic()
+                latest[0] = sentence = f"{superlink}: {explain(error)}"
+                now = time.monotonic()
                 if now - said.get(sentence, -_QUIET_S) >= _QUIET_S:
                     said[sentence] = now
                     logging.getLogger("flwr").log(ERROR if code in for_good else WARNING, sentence)
@@ -121,6 +125,7 @@ def install(internal: ModuleType, superlink: str) -> None:
         return invoker
 
     internal._make_fleet_connection_retry_invoker = make  # type: ignore[attr-defined]
+    return lambda: latest[0]
 
 
 class Handshakes:

@@ -85,10 +85,10 @@ def run_config_for(project: Path, clients: int, rounds: int | None, extra: str) 
 def _app_config(project: Path) -> tuple[set[str], bool]:
     """The run-config keys of the app in ``project``, and whether it is Bouquet's own."""
     try:
-        app = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
-        return set(flatten_dict(app.get("config", {}))), app["components"][
-            "serverapp"
-        ] == "app.server_app:app"
+        toml = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+        app = toml["tool"]["flwr"]["app"]
+        is_bouquet = (app["publisher"], toml["project"]["name"]) == ("bouquet", "bouquet")
+        return set(flatten_dict(app.get("config", {}))), is_bouquet
     except OSError:
         raise UserError(f"{project} is no Flower app: it has no pyproject.toml") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -213,14 +213,14 @@ def submit(
             raise UserError("the SuperLink did not start the run; its log says why")
         try:
             begun()
-            _follow(client, answer.run_id, say)
+            explained = _follow(client, answer.run_id, say)
         except KeyboardInterrupt:
             with suppress(Exception):
                 client.StopRun(StopRunRequest(run_id=answer.run_id))
             raise
         run = _run(client, answer.run_id)
     finished = run.status.sub_status == "completed"
-    if not finished:
+    if not finished and not explained:
         say(
             f"error: the run ended as {run.status.status}:{run.status.sub_status} {run.status.details}".rstrip()
         )
@@ -235,10 +235,10 @@ def _run(client: "ControlHttpClient", run_id: int) -> "Run":
     return run
 
 
-def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]) -> None:
-    """Pass the ServerApp's output on, line by line, until the run has ended.
+def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]) -> bool:
+    """Pass the ServerApp's output on, line by line, until the run has ended; whether the app said what went wrong.
 
-    After a line ``error: …`` the app has said what is wrong; Flower's traceback would bury it.
+    It has with a line ``error: …``; Flower's traceback would bury it.
     """
     from flwr.proto.control_pb2 import StreamLogsRequest
 
@@ -257,6 +257,7 @@ def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]
         time.sleep(0.2)
     if rest.strip() and not mistaken:
         say(rest)
+    return mistaken
 
 
 def project_folder(given: str = "") -> Path:

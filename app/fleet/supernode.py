@@ -110,6 +110,7 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
         if settings.key is None:
             raise UserError("no key: give --key (BOUQUET_NODE_KEY); `bouquet node-key` makes one")
         keys.check_client_identity(settings.ca, settings.key)
+    cores.sleep_soon(os.environ)
     gpu = choose_gpu(os.environ, settings.partition)
     # Without one as well: what forks must know that no GPU is there (``warm/parent.py``).
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
@@ -156,7 +157,7 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
     warm.install(executor)
     model_cache.install(internal)
     waiting.install(internal)
-    refusals.install(internal, settings.superlink)
+    why = refusals.install(internal, settings.superlink)
     waiting.wait_for_port(settings.superlink, settings.ca)
     try:
         internal.start_client_internal(
@@ -170,6 +171,10 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> Non
             isolation=ISOLATION_MODE_PROCESS,
             health_server_address=settings.health_address,
         )
+    except SystemExit:
+        if reason := why():
+            print(f"error: {reason}", file=sys.stderr, flush=True)
+        raise
     finally:
         executor.stop()
 

@@ -17,6 +17,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
+from app.errors import UserError
+
 NDArray = npt.NDArray[Any]
 ARRAYS = "arrays"  # the record's name as Flower's strategies send it
 PACKED = "packed"  # ... and as it travels
@@ -39,6 +41,21 @@ def state_tensors(model: nn.Module, exclude: Sequence[str] = ()) -> dict[str, Te
 def is_personal(name: str, prefixes: Iterable[str]) -> bool:
     """Whether ``name`` lies under a layer in ``prefixes``: "fc3" holds "fc3.bias" and not "fc30.bias"."""
     return any(name == prefix or name.startswith(prefix.rstrip(".") + ".") for prefix in prefixes)
+
+
+def check_personal(model: nn.Module, prefixes: Iterable[str]) -> None:
+    """Raise UserError for a prefix that no layer of ``model`` has, or when nothing would be left to share."""
+    names = list(state_tensors(model))
+    for prefix in prefixes:
+        if not any(is_personal(name, [prefix]) for name in names):
+            layers = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+            raise UserError(
+                f"run config: personal-layers: the model has no layer {prefix!r}; it has {layers}"
+            )
+    if all(is_personal(name, prefixes) for name in names):
+        raise UserError(
+            "run config: personal-layers names every layer: nothing would be left to learn together"
+        )
 
 
 def get_arrays(model: nn.Module, exclude: Sequence[str] = ()) -> dict[str, NDArray]:

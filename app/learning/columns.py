@@ -53,7 +53,7 @@ def _choose(
         kind = setting.removesuffix("-column")
         raise UserError(
             f"DATASET={source} has no {kind} column among: {', '.join(features)}; "
-            f"name it with --{setting} or use another data set"
+            f"name it with `bouquet prepare --{setting}` and train with --data, or use another data set"
         )
     if len(fitting) == 1:
         return fitting[0]

@@ -101,15 +101,13 @@ def decode(pictures: Sequence[Encoded], form: Form, workers: int) -> tuple[Image
 
 def _decode_one(encoded: Encoded, form: Form) -> Any:
     picture = _upright(encoded.open())
-    if form.channels == 1:
-        if not _is_grey(picture):
-            raise OtherForm(replace(form, channels=3))
-        if picture.mode.startswith("I;16"):
-            picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        elif picture.mode != "L":
-            picture = picture.convert("L")
-    elif picture.mode != "RGB":
-        picture = picture.convert("RGB")
+    if form.channels == 1 and not _is_grey(picture):
+        raise OtherForm(replace(form, channels=3))
+    if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would cut off at 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+    mode = "L" if form.channels == 1 else "RGB"
+    if picture.mode != mode:
+        picture = picture.convert(mode)
     if picture.size != (form.width, form.height):
         if not form.resize:
             raise OtherForm(replace(form, height=DEFAULT_SIZE, width=DEFAULT_SIZE, resize=True))

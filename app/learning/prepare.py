@@ -28,6 +28,7 @@ VALIDATION_SHARE = 0.2
 
 _STAGING = ".preparing"
 _LOCK = ".lock"
+_ATTEMPTS = 20  # at making a folder that another process may be removing
 _SHOWN = 5
 
 log = logging.getLogger(__name__)
@@ -162,14 +163,16 @@ def _locked(out: Path) -> Iterator[bool]:
 
     A file rather than the directory is locked because NFS refuses the latter.
     """
+    removed = 0
     while True:
         try:
             created = not out.exists()
             out.mkdir(parents=True, exist_ok=True)
             file = (out / _LOCK).open("a")
-        except FileNotFoundError:
-            continue  # another prepare failed and has just removed the directory
         except OSError as error:
+            removed += isinstance(error, FileNotFoundError)
+            if isinstance(error, FileNotFoundError) and removed < _ATTEMPTS:
+                continue  # another prepare failed and has just removed the directory
             raise _writing_failed(out, error) from None
         with file:
             try:

@@ -65,7 +65,8 @@ class Source:
         digest = hashlib.sha256()
         for file in [self.path] if self.path.is_file() else files_in(self.path):
             name = file.name if file == self.path else file.relative_to(self.path).as_posix()
-            digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+            size = file.stat().st_size if file.exists() else "a broken link"
+            digest.update(f"{name}\0{size}\0".encode())
         return f"{self.kind}:{digest.hexdigest()}"
 
 

@@ -10,8 +10,10 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.errors import UserError
 from app.learning import arrays as codec
-from app.learning.model import build_model
+from app.learning.arrays import check_personal
+from app.learning.model import CNN, build_model
 from app.settings import RunSettings
 
 MODEL = build_model(RunSettings(), (3, 32, 32), 10)
@@ -111,6 +113,22 @@ def test_personal_layers_are_not_sent_and_not_overwritten() -> None:
     assert torch.equal(model.get_parameter("fc3.weight"), mine)
     np.testing.assert_array_equal(codec.get_arrays(model)["fc2.bias"], shared["fc2.bias"] + 1)
     assert not codec.is_personal("fc30.weight", ("fc3",))
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "words"),
+    [
+        (("fc9",), "the model has no layer 'fc9'; it has conv1, conv2, fc1, fc2, fc3"),
+        (("fc3", "fc"), "the model has no layer 'fc'"),
+        (("conv1", "conv2", "fc1", "fc2", "fc3"), "nothing would be left to learn together"),
+    ],
+)
+def test_personal_layers_that_make_no_sense_are_refused(prefixes: tuple[str, ...], words: str) -> None:
+    model = CNN((3, 32, 32), 10)
+    check_personal(model, ("fc3", "fc2.bias"))
+    check_personal(model, ())
+    with pytest.raises(UserError, match=words):
+        check_personal(model, prefixes)
 
 
 def test_setting_arrays_that_do_not_fit_leaves_the_model_alone() -> None:

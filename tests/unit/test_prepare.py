@@ -179,6 +179,11 @@ def test_a_directory_with_other_files_is_left_alone(source: Path, tmp_path: Path
     assert entries(out) == {"thesis.txt"}
 
 
+def test_out_below_what_never_takes_a_folder(source: Path) -> None:
+    with pytest.raises(UserError, match="--out /proc/nothing cannot be written"):
+        prepare(str(source), Path("/proc/nothing"), num_partitions=2)
+
+
 def test_out_that_cannot_be_a_directory(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):

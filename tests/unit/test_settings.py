@@ -52,6 +52,7 @@ def test_defaults_are_the_tutorials() -> None:
         ("local-epochs='2'", "a whole number"),
         ("augment=1", "true or false"),
         ("seed=-1", "at least 0"),
+        ("seed=99999999999999999999", "at most 9223372036854775807"),
         ("model='ResNet 18'", "lower case"),
         ("personal-layers='fc3; rm'", "no layer name"),
         ("strategy='bulyan' num-malicious-nodes=2", "at least 11"),

@@ -181,6 +181,24 @@ def test_corrupt_pictures_in_parquet_are_counted_too(tmp_path: Path) -> None:
         prepared(tmp_path / "train.parquet", tmp_path)
 
 
+def test_sixteen_bits_keep_their_brightness_beside_coloured_pictures(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "own", {"colour": 10, "deep": 0})
+    for i in range(10):
+        dark = np.full((32, 32), 20 * 256, np.uint16)
+        Image.fromarray(dark).save(root / "deep" / f"{i}.{'png' if i % 2 else 'ppm'}")
+    prepared(root, tmp_path)
+    train = Store.open(tmp_path / "store").partition(0).train
+    assert train.images.shape[1] == 3
+    assert np.unique(train.images[train.labels == 1]).tolist() == [20]
+
+
+def test_a_broken_link_is_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "own", {"cat": 10, "dog": 10})
+    (root / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"1 of 21 pictures cannot be read: .*gone\.png"):
+        prepared(root, tmp_path)
+
+
 def test_linked_class_directories_are_followed(tmp_path: Path) -> None:
     elsewhere = image_folder(tmp_path / "elsewhere", {"x": 10})
     root = image_folder(tmp_path / "own", {"cat": 10})

@@ -9,7 +9,8 @@ import pytest
 
 from app.errors import UserError
 from app.fleet import cores
-from app.fleet.cores import available_cores, threads_per_client, training_slot
+from app.fleet.cores import available_cores, sleep_soon, threads_per_client, training_slot
+from app.fleet.processes import Processes
 from app.fleet.submit import run_config_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,8 +56,51 @@ def test_a_mistake_in_the_config_names_the_key(config: str, words: str) -> None:
 
 def test_another_app_gets_only_the_keys_it_has() -> None:
     assert run_config_for(COUNTING, 10, 5, "messages=2") == {"messages": 2}
-    with pytest.raises(UserError, match="its keys are messages, nodes, sleep"):
+    with pytest.raises(UserError, match="its keys are fail-at, learn, messages, nodes, sleep"):
         run_config_for(COUNTING, 10, None, "message=2")
+
+
+def test_an_app_that_is_called_as_ours_is_still_another(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "other"\n[tool.flwr.app]\npublisher = "someone"\n'
+        '[tool.flwr.app.components]\nserverapp = "app.server_app:app"\n'
+        "[tool.flwr.app.config]\nlr = 0.1\n"
+    )
+    assert run_config_for(tmp_path, 2, 3, "lr=0.2") == {"lr": 0.2}
+
+
+def test_threads_that_wait_sleep_soon_unless_it_is_said_how_they_wait() -> None:
+    environment = {"PATH": "/bin"}
+    sleep_soon(environment)
+    assert environment == {"PATH": "/bin", "GOMP_SPINCOUNT": "1000"}
+    for own in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}):
+        kept = dict(own)
+        sleep_soon(kept)
+        assert kept == own
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("print('INFO :'); print('\\x1b[92mINFO \\x1b[0m: started'); raise SystemExit(3)", "ended with status 3: INFO : started"),
+        ("import sys; print('error: the way out'); print('noise'); sys.exit(2)", "ended with status 2: error: the way out"),
+        ("import os; print('here', flush=True); os.kill(os.getpid(), 9)", "was ended by SIGKILL: here"),
+    ],
+)  # fmt: skip
+def test_a_process_that_has_ended_is_named_with_its_last_words(
+    program: str, words: str, tmp_path: Path
+) -> None:
+    processes = Processes(tmp_path / "logs")
+    processes.start("supernode-1", [sys.executable, "-c", program], {}).wait(20)
+    with pytest.raises(UserError) as error:
+        processes.require_running()
+    assert str(error.value) == f"supernode-1 {words}"
+
+
+def test_logs_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/logs cannot be written .*--results"):
+        Processes(tmp_path / "file" / "logs").start("superlink", ["true"], {})
 
 
 def test_a_folder_without_an_app_is_named(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 A fork of the SuperNode before that has a thread, else a program of its own, ``python -P parent.py SOCKET_FD PID``
 (``executor.py``). Three generations, all running ``serve``: the parent imports PyTorch and Flower; for each app hash
 it forks an app parent, which loads that app; the app parent forks one child per message (CPU), or one long-lived
-worker per run (GPU, because a CUDA context cannot cross a fork and costs more to make than a message).
+worker per run (GPU, because a CUDA context cannot cross a fork and costs more to make than a message). Where there is
+a GPU, only that worker trains: see ``may_train``.
 
 A child runs Flower's own ``run_clientapp`` unchanged. Only the transport differs: its Runtime API calls
 go over a socket pair that the SuperNode handed over, as protobuf, instead of HTTP.
@@ -241,7 +242,7 @@ def serve(control: socket.socket) -> int:
     A request is one JSON packet with at most two file descriptors. ``load``: fork an app parent
     (descriptors: its control socket, the app bundle). ``fork``: process a message in a child.
     ``worker``: fork a process that answers requests as this one does (descriptors: its control socket, and
-    perhaps where its output goes). ``run``: process a message in this process. ``wait``: the exit status of a
+    perhaps where its output goes). ``run``: process a message in this process, which ends where that fails. ``wait``: the exit status of a
     child.
     """
     while True:
