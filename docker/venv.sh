@@ -19,8 +19,9 @@ set -- --require-hashes -r docker/requirements.txt -r docker/dev.txt -r docker/s
 
 echo "Installing the locked packages into $venv" >&2
 pip="$venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps"
-# uv does in seconds what takes pip minutes, but knows nothing of pip's configuration.
-uv="$venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps"
+# uv does in seconds what takes pip minutes, but knows nothing of pip's configuration. Bytecode is compiled here once,
+# as pip does, and not by each process of the first federation, or of every one with PYTHONDONTWRITEBYTECODE.
+uv="$venv/bin/uv pip install --quiet --python $venv/bin/python --no-deps --compile-bytecode"
 awk '/^[a-z]/ {uv = /^uv==/} uv' docker/requirements.txt >"$venv/uv.txt"
 $pip --require-hashes -r "$venv/uv.txt"
 if $uv "$@" 2>"$venv/uv.log"; then pip=$uv; else $pip "$@"; fi

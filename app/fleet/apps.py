@@ -45,9 +45,8 @@ def _files(project: Path) -> dict[str, Path]:
 
     ignored = load_gitignore_patterns(project / ".gitignore")
     skipped = [build_pathspec(APP_PUBLISH_EXCLUDE_PATTERNS)]
-    if not any(
-        pattern.startswith("!") for pattern in ignored
-    ):  # else something below may be wanted after all
+    # A pattern with `!` may want something below an ignored folder after all.
+    if not any(pattern.startswith("!") for pattern in ignored):
         skipped.append(build_pathspec(ignored))
     found: dict[str, Path] = {}
     for name, folders, files in os.walk(project):

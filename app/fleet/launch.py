@@ -128,9 +128,8 @@ def _run(
     cores.sleep_soon(os.environ)
     gpus = visible_gpus(os.environ)
     if not gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = (
-            ""  # what forks must know that no GPU is there (``warm/parent.py``)
-        )
+        # What forks must know that no GPU is there (``warm/parent.py``).
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     # Imports Flower, which the SuperLink does meanwhile as well.
     from app.fleet import replicas
 

@@ -242,8 +242,8 @@ def serve(control: socket.socket) -> int:
     A request is one JSON packet with at most two file descriptors. ``load``: fork an app parent
     (descriptors: its control socket, the app bundle). ``fork``: process a message in a child.
     ``worker``: fork a process that answers requests as this one does (descriptors: its control socket, and
-    perhaps where its output goes). ``run``: process a message in this process, which ends where that fails. ``wait``: the exit status of a
-    child.
+    perhaps where its output goes). ``run``: process a message in this process, which ends where that fails.
+    ``wait``: the exit status of a child.
     """
     while True:
         packet, descriptors, _, _ = socket.recv_fds(control, 1 << 20, 2)
