@@ -90,7 +90,8 @@ def run(settings: SuperLinkSettings) -> None:
         os.environ.setdefault("BOUQUET_MEMBERS", str(settings.state / "members.json"))
     flower.prepare_environment()
     os.environ.setdefault("OMP_NUM_THREADS", str(cores.available_cores()))
-    cores.sleep_soon(os.environ)  # the ServerApp evaluates while the clients do, perhaps on the same cores
+    # The ServerApp evaluates while the clients do: where they share its cores, threads that spin take what they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.certificates is not None:
         admission.make_handshakes_readable()
 
