@@ -68,12 +68,13 @@ def prepared_store(
         choose_dataset(dataset, say), Path(".bouquet") / "data", num_partitions=clients, **settings
     )
     manifest = Store.open(folder).manifest
-    if manifest.partitioner == "none" and clients > 1:
-        say(
-            f"warning: {manifest.source} is one client's own data: each of the {clients} clients trains on all of it; "
-            "to divide it, move its class folders into a folder `train` of it"
-        )
-    if manifest.partitioner != "none" and manifest.num_partitions != clients:
+    if manifest.partitioner == "none":
+        if clients > 1:
+            say(
+                f"warning: {manifest.source} is one client's own data: each of the {clients} clients trains on all of it; "
+                "to divide it, move its class folders into a folder `train` of it"
+            )
+    elif manifest.num_partitions != clients:
         raise UserError(
             f"BOUQUET_DATA={folder} was made for {manifest.num_partitions} partitions, "
             f"not NUM_CLIENTS={clients}; prepare it again"

@@ -17,8 +17,8 @@ import psutil
 from app.errors import UserError
 
 PR_SET_PDEATHSIG = 1
+EMPTY_LINE = re.compile(r"(\x1b\[\d+m|\s|INFO|:)*")  # of Flower's logger
 _COLOUR = re.compile(r"\x1b\[\d+m")
-_EMPTY = re.compile(r"(INFO|:|\s)*")  # a blank line of Flower's logger
 
 
 class Running(Protocol):
@@ -93,7 +93,7 @@ class Processes:
         except OSError:
             return ""
         plain = _COLOUR.sub("", text)
-        lines = [line.strip() for line in plain.splitlines() if line.strip() and not _EMPTY.fullmatch(line)]
+        lines = [line.strip() for line in plain.splitlines() if not EMPTY_LINE.fullmatch(line)]
         errors = [line for line in lines if line.startswith("error: ")]
         return errors[-1] if errors else " | ".join(lines[-3:])[-500:]
 

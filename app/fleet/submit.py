@@ -15,6 +15,7 @@ from flwr.common.config import flatten_dict, parse_config_args
 
 from app.errors import UserError
 from app.fleet import apps, flower
+from app.fleet.processes import EMPTY_LINE
 from app.settings import RunSettings, RunValue, parse_run_config
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 120.0
 _NOISE = re.compile(r"Start `flwr-serverapp` process|^Successfully installed \S+ to ")
-_EMPTY = re.compile(r"(\x1b\[\d+m|\s|INFO|:)*")  # a blank line of Flower's logger
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _follow(client: "ControlHttpClient", run_id: int, say: Callable[[str], None]
             *lines, rest = (rest + part.log_output).split("\n")
             for line in lines:
                 mistake = line.startswith("error: ")
-                if mistake or not (mistaken or _NOISE.search(line) or _EMPTY.fullmatch(line)):
+                if mistake or not (mistaken or _NOISE.search(line) or EMPTY_LINE.fullmatch(line)):
                     say(line)
                 mistaken = mistaken or mistake
         if _run(client, run_id).status.status == "finished":
