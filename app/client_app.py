@@ -24,21 +24,13 @@ from app.settings import RunSettings
 
 def packing_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Unpack the model of a message that came packed, and pack the one in the reply."""
-    content = message.content
-    packed = content.config_records.get(codec.PACKED)
-    if packed is None:
+    if codec.PACKED not in message.content.array_records:
         return call_next(message, context)
-    arrays = codec.unpack_arrays(packed)
-    others = {name: record for name, record in content.items() if name != codec.PACKED}
-    message.content = RecordDict({codec.ARRAYS: arrays, **others})
+    message.content = codec.unpacked(message.content)
     reply = call_next(message, context)
     if reply.has_content() and codec.ARRAYS in reply.content.array_records:
         dtype = RunSettings.from_run_config(context.run_config).update_dtype
-        content = reply.content
-        others = {name: record for name, record in content.items() if name != codec.ARRAYS}
-        reply.content = RecordDict(
-            {codec.PACKED: codec.pack_arrays(content.array_records[codec.ARRAYS], dtype), **others}
-        )
+        reply.content = codec.packed(reply.content, dtype)
     return reply
 
 
@@ -110,8 +102,7 @@ def warm_up(run_config: dict[str, Any], node_config: dict[str, Any]) -> None:
         )
         warm = FlowerClient(client.model, training, validation, settings, partition_id=client.partition_id)
         arrays = codec.get_arrays(client.model, settings.personal_prefixes)
-        record = codec.unpack_arrays(codec.pack_arrays(codec.to_record(arrays), settings.update_dtype))
-        parameters = list(codec.from_record(record).values())
+        parameters = list(codec.unpack(codec.pack(arrays, settings.update_dtype)).values())
         warm.fit(parameters, {"server-round": 1})
         warm.evaluate(parameters, {})
     finally:

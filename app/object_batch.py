@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 SEPARATOR = ","
 # What one batch may hold; what does not fit is fetched by itself.
-LARGEST_BATCH = 32 * 1024 * 1024
+LARGEST_BATCH = 8 * 1024 * 1024
 _ENTRY = struct.Struct("!32sQ")  # SHA-256 (Flower's object id) and length
 ENTRY_SIZE = _ENTRY.size  # bytes that each object takes beside its content
 

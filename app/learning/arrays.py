@@ -1,11 +1,12 @@
-"""A model's weights as arrays, and the one record in which they travel.
+"""A model's weights as arrays, and the one array in which they travel.
 
 Flower gives each array of an ``ArrayRecord`` two objects of its own, and each object its calls: ten arrays
-are twenty-one objects in a message of twenty-four. Packed, they are one: a ``ConfigRecord`` whose bytes are
-a safetensors file (no code in it, checked bounds) and whose ``names`` keep the order, by which Flower's
-strategies pair arrays.
+are twenty-one objects in a message of twenty-four. Packed, they are one array, whose bytes are a safetensors
+file (no code in it, checked bounds) and which Flower sends in pieces of 5 MiB, each named and hashed once. The
+file's ``names`` keep the order, by which Flower's strategies pair arrays.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.common.constant import SType
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ from app.errors import UserError
 NDArray = npt.NDArray[Any]
 ARRAYS = "arrays"  # the record's name as Flower's strategies send it
 PACKED = "packed"  # ... and as it travels
+MODEL, SAFETENSORS = "model", "safetensors"
 MAX_ARRAYS = 100_000
 
 
@@ -98,15 +101,47 @@ def set_list(model: nn.Module, arrays: Sequence[NDArray], exclude: Sequence[str]
     set_arrays(model, dict(zip(names, arrays, strict=True)), exclude)
 
 
+class NumPyArray(Array):
+    """Flower's ``Array``, serialised only when someone asks for its bytes.
+
+    Flower's copies its numbers three times on the way in and twice on the way out, also where sender and receiver
+    are one process.
+    """
+
+    __qualname__ = Array.__qualname__  # the type's name in the message
+
+    def __init__(self, ndarray: NDArray) -> None:
+        self.ndarray = ndarray
+        self.dtype, self.shape, self.stype = str(ndarray.dtype), ndarray.shape, SType.NUMPY
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The array as a ``.npy`` file."""
+        return Array.from_numpy_ndarray(self.ndarray).data
+
+    def numpy(self) -> NDArray:
+        """A copy, as Flower's ``Array`` gives one."""
+        return self.ndarray.copy()
+
+    def __reduce__(self) -> tuple[type[Array], tuple[NDArray]]:
+        return Array, (self.ndarray,)  # pickle looks a class up by its name
+
+
 def to_record(arrays: Mapping[str, NDArray]) -> ArrayRecord:
-    """Flower's record of ``arrays``."""
-    return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in arrays.items()})
+    """Flower's record of ``arrays``, which it shares."""
+    record = ArrayRecord()
+    for name, array in arrays.items():
+        record[name] = NumPyArray(np.asarray(array, order="C"))
+    return record
 
 
 def from_record(record: ArrayRecord) -> dict[str, NDArray]:
-    """The arrays of Flower's record. Raises ValueError when one cannot be read."""
+    """The arrays of Flower's record; those of :func:`to_record` are shared. Raises ValueError when one cannot be read."""
     try:
-        return {name: array.numpy() for name, array in record.items()}
+        return {
+            name: array.ndarray if isinstance(array, NumPyArray) else array.numpy()
+            for name, array in record.items()
+        }
     except (TypeError, EOFError, OSError) as error:
         raise ValueError(str(error)) from None
 
@@ -116,30 +151,35 @@ def state_arrays(model: nn.Module, exclude: Sequence[str] = ()) -> ArrayRecord:
     return to_record(get_arrays(model, exclude))
 
 
-def pack(arrays: Mapping[str, NDArray], dtype: str = "float32") -> ConfigRecord:
-    """One record of all ``arrays``; floating ones as ``dtype``, ``float32`` or ``float16``."""
+def pack(arrays: Mapping[str, NDArray], dtype: str = "float32") -> ArrayRecord:
+    """One array of all ``arrays``; floating ones as ``dtype``, ``float32`` or ``float16``."""
     ready = {
         name: np.asarray(array, dtype=dtype if np.issubdtype(array.dtype, np.floating) else None, order="C")
         for name, array in arrays.items()
     }
-    return ConfigRecord({"safetensors": save(ready), "names": list(ready)})
+    content = save(ready, metadata={"names": json.dumps(list(ready))})
+    return ArrayRecord({MODEL: Array("uint8", (len(content),), SAFETENSORS, content)})
 
 
-def unpack(record: ConfigRecord) -> dict[str, NDArray]:
+def unpack(record: ArrayRecord) -> dict[str, NDArray]:
     """The arrays of :func:`pack`, in their order; half precision comes back as float32.
 
     Raises:
         ValueError: the record is not of that form. Whatever a hostile client sends ends here.
     """
-    content, names = record.get("safetensors"), record.get("names")
-    if not isinstance(content, bytes) or not isinstance(names, list) or len(names) > MAX_ARRAYS:
-        raise ValueError("a packed model has bytes 'safetensors' and a list 'names'")
+    if list(record) != [MODEL] or record[MODEL].stype != SAFETENSORS:
+        raise ValueError(f"a packed model is one array {MODEL!r} of type {SAFETENSORS!r}")
+    content = record[MODEL].data
     try:
         arrays: dict[str, NDArray] = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        names = json.loads(header["__metadata__"]["names"])
     except Exception as error:  # the Rust parser's own errors, and numpy's for types it lacks
-        raise ValueError(f"not a safetensors file: {error}") from None
-    if len(names) != len(arrays) or set(names) != set(arrays):
-        raise ValueError("'names' does not list the arrays of 'safetensors'")
+        raise ValueError(f"not a safetensors file with names: {error}") from None
+    if not isinstance(names, list) or len(names) > MAX_ARRAYS:
+        raise ValueError("'names' is no list, or too long")
+    if sorted(map(str, names)) != sorted(arrays):
+        raise ValueError("'names' does not list the arrays of the file")
     return {
         str(name): arrays[str(name)].astype(np.float32)
         if arrays[str(name)].dtype == np.float16
@@ -148,14 +188,19 @@ def unpack(record: ConfigRecord) -> dict[str, NDArray]:
     }
 
 
-def pack_arrays(arrays: ArrayRecord, dtype: str = "float32") -> ConfigRecord:
-    """:func:`pack` for Flower's record."""
-    return pack(from_record(arrays), dtype)
+def packed(content: RecordDict, dtype: str = "float32") -> RecordDict:
+    """``content`` with its model packed."""
+    return replaced(content, ARRAYS, PACKED, pack(from_record(content.array_records[ARRAYS]), dtype))
 
 
-def unpack_arrays(record: ConfigRecord) -> ArrayRecord:
-    """:func:`unpack` into Flower's record. Raises ValueError on anything malformed."""
-    return to_record(unpack(record))
+def unpacked(content: RecordDict) -> RecordDict:
+    """``content`` with its model unpacked. Raises ValueError on anything malformed."""
+    return replaced(content, PACKED, ARRAYS, to_record(unpack(content.array_records[PACKED])))
+
+
+def replaced(content: RecordDict, old: str, new: str, record: ArrayRecord) -> RecordDict:
+    """``content`` with ``record`` under the name ``new`` in the place of what was called ``old``."""
+    return RecordDict({new: record, **{name: other for name, other in content.items() if name != old}})
 
 
 def count_bytes(arrays: Mapping[str, NDArray]) -> int:

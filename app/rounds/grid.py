@@ -1,7 +1,7 @@
 """Sending a phase's messages and waiting for the replies.
 
 Flower's ``Grid.send_and_receive`` sleeps 3 s between looks and gives every array of the model an object,
-and so several calls, of its own. Here the model travels as one packed record, and the wait is the
+and so several calls, of its own. Here the model travels as one array, and the wait is the
 SuperLink's: Bouquet's SuperLink answers when a reply is there. Against any other SuperLink the pause
 between looks grows with the time already waited.
 """
@@ -9,19 +9,17 @@ between looks grows with the time already waited.
 import random
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 
-from app.learning.arrays import PACKED, pack_arrays, unpack_arrays
+from app.learning import arrays as codec
 from app.rounds.replies import collect, confirm, size_of
 from app.rounds.sending import push
 
-ARRAYS = "arrays"
-# A record travels in one message, which the SuperLink limits to 64 MiB; a larger model goes as Flower sends it, in chunks.
-LARGEST_PACKED = 48 * 1024 * 1024
 # A confirmation is a call of its own, so replies are confirmed together, before the SuperLink keeps too much.
 LARGEST_UNCONFIRMED = 64 * 1024 * 1024
 REPLY_MARGIN = 16 * 1024 * 1024
@@ -78,30 +76,26 @@ class Exchange:
 
 
 def packed(messages: Iterable[Message], dtype: str) -> list[Message]:
-    """Replace each message's model by one packed record; a model that several messages share is packed once."""
-    records: dict[int, tuple[ArrayRecord, ConfigRecord]] = {}
+    """Pack each message's model; one that several messages share is packed once."""
+    records: dict[int, tuple[ArrayRecord, ArrayRecord]] = {}
     result = []
     for message in messages:
-        content = message.content
-        arrays = content.array_records.get(ARRAYS)
-        if arrays is not None and sum(len(array.data) for array in arrays.values()) <= LARGEST_PACKED:
+        arrays = message.content.array_records.get(codec.ARRAYS)
+        if arrays is not None:
             if id(arrays) not in records:
-                records[id(arrays)] = arrays, pack_arrays(arrays, dtype)
-            others = {name: record for name, record in content.items() if name != ARRAYS}
-            message.content = RecordDict({PACKED: records[id(arrays)][1], **others})
+                records[id(arrays)] = arrays, codec.pack(codec.from_record(arrays), dtype)
+            message.content = codec.replaced(
+                message.content, codec.ARRAYS, codec.PACKED, records[id(arrays)][1]
+            )
         result.append(message)
     return result
 
 
 def unpacked(reply: Message) -> Message:
     """Restore a reply's model; one that cannot be restored keeps its packed record for the screening to refuse."""
-    if reply.has_content() and (record := reply.content.config_records.get(PACKED)) is not None:
-        try:
-            arrays = unpack_arrays(record)
-        except ValueError:
-            return reply
-        others = {name: other for name, other in reply.content.items() if name != PACKED}
-        reply.content = RecordDict({ARRAYS: arrays, **others})
+    if reply.has_content() and codec.PACKED in reply.content.array_records:
+        with suppress(ValueError):
+            reply.content = codec.unpacked(reply.content)
     return reply
 
 

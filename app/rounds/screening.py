@@ -23,6 +23,8 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.common.logger import log
 from numpy.lib import format as npy
 
+from app.learning.arrays import NumPyArray
+
 ARRAYS, METRICS, NUM_EXAMPLES = "arrays", "metrics", "num-examples"
 
 # Without a better bound: more pictures than any single site has.
@@ -191,6 +193,8 @@ def _values(array: Array) -> np.ndarray:
     Not `Array.numpy()`: that opens archives too and allocates what a header claims before it looks
     whether the bytes are there. A header that claims more than it brings ends here.
     """
+    if isinstance(array, NumPyArray):  # unpacked here, so its numbers are there
+        return array.ndarray
     if array.stype != "numpy.ndarray":
         raise ValueError(f"serialised as {_plain(array.stype, 40)}")
     head = io.BytesIO(array.data[:16_384])

@@ -52,10 +52,10 @@ def push(grid: Grid, messages: list[Message]) -> list[str]:
             )
         )
         wanted = set(answer.objects_to_push)
-        contents = [(name, each.deflate()) for name, each in objects.items() if name in wanted]
     push_one = make_push_object_fn_protobuf(
         client.PushObject, grid.node, run_id=run_id, session_id=answer.session_id
     )
+    contents = ((name, each.deflate()) for name, each in objects.items() if name in wanted)
     for batch in batches(contents):
         if len(batch) == 1:
             push_one(*batch[0])

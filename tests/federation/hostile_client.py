@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.client.grpc_rere_client import connection as grpc_rere
 from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
 from flwr.common.serde import metadata_to_proto
@@ -83,7 +83,7 @@ def empty(message: Message) -> Message:
 
 def honest(message: Message, change: Callable[[np.ndarray], np.ndarray], **metrics: int) -> Message:
     """A reply of the right form with the received model, changed."""
-    model = unpack(message.content.config_records["packed"])
+    model = unpack(message.content.array_records["packed"])
     packed = pack({name: change(array) for name, array in model.items()})
     return Message(
         RecordDict({"packed": packed, "metrics": MetricRecord(METRICS | metrics)}), reply_to=message
@@ -98,7 +98,8 @@ def nan_model(message: Message) -> Message:
 
 
 def random_bytes(message: Message) -> Message:
-    packed = ConfigRecord({"safetensors": os.urandom(250_000), "names": ["conv1.weight"]})
+    noise = Array("uint8", (250_000,), "safetensors", os.urandom(250_000))
+    packed = ArrayRecord({"model": noise})
     return Message(RecordDict({"packed": packed, "metrics": MetricRecord(METRICS)}), reply_to=message)
 
 

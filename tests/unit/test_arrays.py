@@ -1,5 +1,7 @@
-"""A model's weights travel as one record, exactly, and nothing malformed gets past it."""
+"""A model's weights travel as one array, exactly, and nothing malformed gets past it."""
 
+import json
+import pickle
 import struct
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from app.errors import UserError
 from app.learning import arrays as codec
@@ -21,7 +25,7 @@ MODEL = build_model(RunSettings(), (3, 32, 32), 10)
 
 def test_packing_is_exact_and_keeps_the_order() -> None:
     sent = codec.state_arrays(MODEL)
-    received = codec.unpack_arrays(codec.pack_arrays(sent))
+    received = codec.unpacked(codec.packed(RecordDict({codec.ARRAYS: sent}))).array_records[codec.ARRAYS]
     assert list(received) == list(sent) == list(MODEL.state_dict())
     for name, array in sent.items():
         np.testing.assert_array_equal(received[name].numpy(), array.numpy())
@@ -32,7 +36,7 @@ def test_a_packed_message_has_few_objects_and_is_hardly_larger_than_the_model() 
     packed = codec.pack(arrays)
     config = ConfigRecord({"server-round": 1})
     content = RecordDict({codec.PACKED: packed, "config": config})
-    assert len(get_all_nested_objects(content)) == 3  # each object costs a call; stock Flower has 23 here
+    assert len(get_all_nested_objects(content)) == 5  # each object costs a call; stock Flower has 23 here
     assert (
         len(get_all_nested_objects(RecordDict({"arrays": codec.state_arrays(MODEL), "config": config}))) == 23
     )
@@ -43,7 +47,7 @@ def test_a_packed_message_has_few_objects_and_is_hardly_larger_than_the_model() 
 def test_half_precision_halves_the_bytes_and_arrives_as_float32() -> None:
     arrays = codec.get_arrays(MODEL)
     packed = codec.pack(arrays, "float16")
-    assert len(packed.deflate()) <= 1.05 * 2 * 62_006
+    assert len(packed["model"].data) <= 1.05 * 2 * 62_006
     for name, array in codec.unpack(packed).items():
         assert array.dtype == np.float32
         np.testing.assert_allclose(array, arrays[name], rtol=1e-3, atol=1e-6)
@@ -57,32 +61,52 @@ def test_float64_of_an_average_travels_as_float32() -> None:
     }
 
 
-GOOD = codec.pack({"a": np.ones((2, 3), np.float32), "b": np.zeros((), np.float32)})
-CONTENT = GOOD["safetensors"]
-assert isinstance(CONTENT, bytes)
+def record_of(content: bytes, name: str = "model", stype: str = "safetensors") -> ArrayRecord:
+    return ArrayRecord({name: Array("uint8", (len(content),), stype, content)})
+
+
+def content_of(record: ArrayRecord) -> bytes:
+    return record["model"].data
+
+
+def named(names: object) -> bytes:
+    """A file of the arrays a and b whose `names` are something else."""
+    arrays = {"a": np.ones((2, 3), np.float32), "b": np.zeros((), np.float32)}
+    return save(arrays, metadata={"names": names if isinstance(names, str) else json.dumps(names)})
+
+
+CONTENT = content_of(codec.pack({"a": np.ones((2, 3), np.float32), "b": np.zeros((), np.float32)}))
 
 
 @pytest.mark.parametrize(
     "record",
     [
-        {},
-        {"safetensors": b"", "names": []},
-        {"safetensors": b"\x00" * 64, "names": []},
-        {"safetensors": CONTENT[:-1], "names": ["a", "b"]},
-        {"safetensors": CONTENT + b"x", "names": ["a", "b"]},
-        {"safetensors": struct.pack("<Q", 2**62) + CONTENT[8:], "names": ["a", "b"]},
-        {"safetensors": CONTENT, "names": ["a"]},
-        {"safetensors": CONTENT, "names": ["a", "a"]},
-        {"safetensors": CONTENT, "names": ["a", "c"]},
-        {"safetensors": CONTENT, "names": "ab"},
-        {"safetensors": CONTENT, "names": [1, 2]},
-        {"safetensors": "text", "names": ["a", "b"]},
-        {"safetensors": CONTENT.replace(b"[2,3]", b"[3,3]"), "names": ["a", "b"]},
+        ArrayRecord(),
+        ArrayRecord({**record_of(CONTENT), "more": Array(np.ones(2))}),
+        record_of(CONTENT, name="arrays"),
+        record_of(CONTENT, stype="numpy.ndarray"),
+        *map(
+            record_of,
+            [
+                b"",
+                b"\x00" * 64,
+                CONTENT[:-1],
+                CONTENT + b"x",
+                struct.pack("<Q", 2**62) + CONTENT[8:],
+                CONTENT.replace(b"[2,3]", b"[3,3]"),
+                save({"a": np.ones(2)}),
+                save({"a": np.ones(2)}, metadata={"name": "[]"}),
+                *map(
+                    named, [["a"], ["a", "a"], ["a", "c"], ["a", "b", "b"], [1, 2], {}, None, "ab", "[", "7"]
+                ),
+            ],
+        ),
     ],
 )
-def test_a_malformed_record_is_refused(record: dict[str, bytes | str | list[str]]) -> None:
+def test_a_malformed_record_is_refused(record: ArrayRecord) -> None:
+    assert list(codec.unpack(record_of(named(["b", "a"])))) == ["b", "a"]
     with pytest.raises(ValueError):
-        codec.unpack_arrays(ConfigRecord(record))
+        codec.unpack(record)
 
 
 @settings(max_examples=200, deadline=None)
@@ -92,10 +116,35 @@ def test_random_bytes_are_refused_or_harmless(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        arrays = codec.unpack(ConfigRecord({"safetensors": bytes(content), "names": ["a", "b"]}))
+        arrays = codec.unpack(record_of(bytes(content)))
     except ValueError:
         return
-    assert list(arrays) == ["a", "b"]
+    assert len(arrays) == 2
+
+
+def test_a_large_model_travels_in_pieces_that_the_superlink_takes() -> None:
+    arrays = {name: np.random.rand(1 << 20).astype(np.float32) for name in "abcdefghijklmnopqr"}  # 72 MiB
+    record = codec.pack(arrays)
+    objects = get_all_nested_objects(record)
+    assert max(len(each.deflate()) for each in objects.values()) < 8 << 20
+    contents = {name: each.deflate() for name, each in objects.items()}
+    again = inflate_object_from_contents(record.object_id, contents)
+    assert isinstance(again, ArrayRecord)
+    for name, array in codec.unpack(again).items():
+        np.testing.assert_array_equal(array, arrays[name])
+    half = codec.pack(arrays, "float16")
+    assert len(content_of(half)) < 0.51 * len(content_of(record))
+
+
+def test_our_array_is_flowers_to_anyone_who_looks() -> None:
+    numbers = np.arange(6, dtype=np.float32).reshape(2, 3)
+    ours, flowers = codec.to_record({"a": numbers})["a"], Array(numbers)
+    assert (ours.dtype, ours.shape, ours.stype, ours.data) == ("float32", (2, 3), flowers.stype, flowers.data)
+    assert ours.object_id == flowers.object_id and ours.deflate() == flowers.deflate()
+    ours.numpy()[:] = 0  # a strategy may write into what it was given
+    np.testing.assert_array_equal(ours.numpy(), numbers)
+    again = pickle.loads(pickle.dumps(ours))  # as Ray sends it
+    assert type(again) is Array and again == flowers
 
 
 def test_an_unreadable_flower_array_is_a_value_error() -> None:

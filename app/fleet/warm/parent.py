@@ -129,6 +129,15 @@ class App:
             traceback.print_exc()
 
 
+def hand_back_memory() -> None:
+    """Hand what was freed back to the kernel: a step of ResNet-50 leaves 1.4 GB behind, kept by each idle client.
+
+    GNU's C library does so by itself only at the heap's end. Others lack the function.
+    """
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+
+
 def use_huge_pages() -> None:
     """Gather this process's private memory into pages of 2 MiB.
 
@@ -299,6 +308,7 @@ def serve_app(control: socket.socket, content: bytes, request: dict[str, Any]) -
         return 1
     gc.collect()
     gc.freeze()  # keep the collector from touching, and so copying, the pages shared with the children
+    hand_back_memory()
     use_huge_pages()
     control.send(json.dumps({"ready": True}).encode())
     return serve(control)
