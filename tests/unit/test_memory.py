@@ -55,3 +55,25 @@ print(huge() - before)
     gained = int(_run(program))
     kernel = tuple(int(part) for part in platform.release().split(".")[:2])
     assert gained >= 32 * 1024 if kernel >= (6, 1) else gained >= 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")
+def test_what_an_apps_warm_up_freed_goes_back_before_the_process_waits() -> None:
+    program = """
+import socket
+import numpy as np
+import psutil
+from app.fleet.warm import parent
+from app.learning.memory import keep_freed_memory
+def warmed_up(content, request):
+    keep_freed_memory()
+    global kept
+    kept = [np.ones(1 << 17) for _ in range(300)][-1]  # 1 MiB each; the last holds the heap's end
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+ours.shutdown(socket.SHUT_WR)  # nothing is asked
+parent.App = warmed_up
+before = psutil.Process().memory_full_info().uss
+assert parent.serve_app(theirs, b"", {}) == 0 and b"ready" in ours.recv(1000)
+print((psutil.Process().memory_full_info().uss - before) >> 20)
+"""
+    assert int(_run(program)) < 50
