@@ -191,9 +191,17 @@ def strategies(
 
 @contextmanager
 def _workspace() -> Iterator[Path]:
-    """Scratch directory of one run of the benchmark."""
-    with tempfile.TemporaryDirectory(prefix="bouquet-bench-", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    """Scratch directory of one run of the benchmark; it stays where an error says which log in it to read."""
+    folder = Path(tempfile.mkdtemp(prefix="bouquet-bench-"))
+    keep = False
+    try:
+        yield folder
+    except BenchError:
+        keep = True
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say(line: str) -> None:
