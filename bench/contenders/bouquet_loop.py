@@ -1,7 +1,6 @@
 """Bouquet's own model, training and evaluation in a warm process, for the arithmetic row.
 
-The ratio in the headline takes whichever loop is the faster one, so that a fast loop of Bouquet's cannot
-flatter Bouquet.
+The ratios below the table divide by this loop as well, so that a fast loop cannot pass for a cheap federation.
 """
 
 from collections.abc import Callable
