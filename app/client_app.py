@@ -1,6 +1,6 @@
 """ClientApp: what a client does with a message (Flower loads it).
 
-A message brings the global model as Flower's ``ArrayRecord`` or packed into one record; the reply goes back
+A message brings the global model as Flower's ``ArrayRecord`` or packed into one array; the reply goes back
 in the form in which the message came, so that Flower's own strategies and simulation work as well.
 """
 
@@ -125,6 +125,7 @@ def _client(message: Message, context: Context) -> FlowerClient:
 def _received(message: Message, client: FlowerClient) -> tuple[list[str], NDArrays]:
     """Names in the order in which they came, and arrays in the model's order.
 
+    The arrays are copies: Flower's mods compare what comes back with what is in the message.
     Raises ValueError for another model's arrays. Personal layers that came along are passed over.
     """
     arrays = codec.from_record(message.content.array_records[codec.ARRAYS])
@@ -135,7 +136,7 @@ def _received(message: Message, client: FlowerClient) -> tuple[list[str], NDArra
         raise ValueError(
             f"the server's model is another one: it differs in {sorted(set(came) ^ set(wanted))[:3]}"
         )
-    return came, [arrays[name] for name in wanted]
+    return came, [arrays[name].copy() for name in wanted]
 
 
 def _config(message: Message) -> dict[str, Scalar]:

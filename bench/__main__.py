@@ -196,8 +196,8 @@ def _workspace() -> Iterator[Path]:
     keep = False
     try:
         yield folder
-    except BenchError:
-        keep = True
+    except BenchError as error:
+        keep = str(folder) in str(error)
         raise
     finally:
         if not keep:

@@ -1,7 +1,7 @@
 """The small objects of a message travel with the message: fewer calls for the same content.
 
 Flower fetches and delivers every object of a message by a call of its own, each signed, verified and
-dispatched: a training message of Bouquet is one large object (the model) and a few of some hundred bytes. Here
+dispatched: a training message of Bouquet is the model in pieces of 5 MiB and a few objects of some hundred bytes. Here
 the small ones ride in the gRPC metadata of ``PullMessages`` and ``PushMessages``. A peer that does not know of it
 ignores the metadata and makes its calls as before, so stock SuperNodes and SuperLinks work on either side.
 

@@ -26,6 +26,7 @@ ARRAYS = "arrays"  # the record's name as Flower's strategies send it
 PACKED = "packed"  # ... and as it travels
 MODEL, SAFETENSORS = "model", "safetensors"
 MAX_ARRAYS = 100_000
+LARGEST_HEADER = 16 << 20  # bytes; 100,000 arrays with long names take 13 MiB
 
 
 def state_tensors(model: nn.Module, exclude: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -170,9 +171,12 @@ def unpack(record: ArrayRecord) -> dict[str, NDArray]:
     if list(record) != [MODEL] or record[MODEL].stype != SAFETENSORS:
         raise ValueError(f"a packed model is one array {MODEL!r} of type {SAFETENSORS!r}")
     content = record[MODEL].data
+    length = int.from_bytes(content[:8], "little")
+    if length > LARGEST_HEADER:  # parsing takes twenty times as much memory
+        raise ValueError(f"a header of {length} bytes is longer than any model needs")
     try:
         arrays: dict[str, NDArray] = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = json.loads(content[8 : 8 + length])
         names = json.loads(header["__metadata__"]["names"])
     except Exception as error:  # the Rust parser's own errors, and numpy's for types it lacks
         raise ValueError(f"not a safetensors file with names: {error}") from None

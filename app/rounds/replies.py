@@ -9,7 +9,7 @@ Read in flwr 1.39.0: ``superlink/grid/http_grid.py``, ``supercore/inflatable/inf
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
@@ -34,6 +34,8 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from app.object_batch import SEPARATOR, decode
 from app.rounds.sending import takes_batches
+
+ARRAY_DEPTH = 3  # message, its records, a record, an array, the array's pieces
 
 
 def collect(grid: Grid, message_ids: list[str], limit: int) -> list[tuple[Message, int]]:
@@ -85,11 +87,19 @@ def confirm(grid: Grid, replies: Iterable[Message]) -> None:
 
 def _fetched_together(grid: HttpGrid, trees: Iterable[ObjectTree]) -> dict[str, bytes]:
     """What one call brings of the objects of ``trees``; the rest is fetched one by one."""
-    ids = [node.object_id for tree in trees for node in iterate_object_tree(tree)]
+    ids = [name for tree in trees for name in _small_enough(tree)]
     if not ids or not takes_batches(grid):
         return {}
     request = PullObjectRequest(node=grid.node, run_id=grid.run.run_id, object_id=SEPARATOR.join([*ids, ""]))
     return decode(grid._runtime_client.PullObject(request).object_content)
+
+
+def _small_enough(tree: ObjectTree, depth: int = 0) -> Iterator[str]:
+    """The ids in ``tree`` but for the pieces of arrays that come in several, of which a batch would hold one or two."""
+    if depth < ARRAY_DEPTH or len(tree.children) == 1:
+        for child in tree.children:
+            yield from _small_enough(child, depth + 1)
+    yield tree.object_id
 
 
 def size_of(message: Message) -> int:
@@ -120,10 +130,12 @@ def _check_size(contents: dict[str, bytes], limit: int) -> None:
     """Raise ValueError where a reply is too large, also where it only becomes so by repeating its parts."""
     total = sum(map(len, contents.values()))
     if total <= limit:
+        unfolded = 0
         for content in contents.values():
             kind, children, _ = get_object_head_values_from_object_content(content)
             if kind == Array.__qualname__:
                 indices = json.loads(get_object_body(content, Array))["arraychunk_ids"]
-                total += sum(len(contents[children[index]]) for index in indices)
+                unfolded += sum(len(contents[children[index]]) for index in indices)
+        total = max(total, unfolded)
     if total > limit:
         raise ValueError(f"it holds {total} bytes, more than the {limit} that make sense here")

@@ -109,6 +109,11 @@ def test_a_malformed_record_is_refused(record: ArrayRecord) -> None:
         codec.unpack(record)
 
 
+def test_a_header_that_would_take_gigabytes_to_parse_is_not_parsed() -> None:
+    with pytest.raises(ValueError, match="longer than any model needs"):
+        codec.unpack(record_of(named([{}] * (6 << 20))))
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_random_bytes_are_refused_or_harmless(data: st.DataObject) -> None:

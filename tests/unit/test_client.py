@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.common import NDArrays, Scalar
 from flwr.supercore.task_identity import TaskIdentity
 
 from app import client_app
 from app.errors import UserError
 from app.learning import arrays as codec
 from app.learning import client as client_module
-from app.learning.client import client_fn, open_store
+from app.learning.client import FlowerClient, client_fn, open_store
 from app.learning.model import build_model
 from app.learning.prepare import prepare
 from app.settings import RunSettings
@@ -211,6 +212,22 @@ def test_the_client_clips_its_update(run_config: dict[str, object]) -> None:
     else:
         assert moved == pytest.approx(0.01, rel=1e-3)
         assert ("norm_bit" in metrics(reply)) == (run_config["privacy"] == "central-adaptive")
+
+
+def test_an_update_is_clipped_also_where_fit_writes_into_what_it_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fit(_: object, parameters: NDArrays, __: object) -> tuple[NDArrays, int, dict[str, Scalar]]:
+        for array in parameters:
+            array += 1.0
+        return parameters, 1, {}
+
+    monkeypatch.setattr(FlowerClient, "fit", fit)
+    ctx = context(privacy="central-fixed", clipping_side="client", clipping_norm=0.01)
+    start = first_arrays(ctx)
+    end = replied_arrays(send("train", ctx, start, packed=True, clipping_norm=0.01))
+    moved = sum(float(((end[n] - a) ** 2).sum()) for n, a in codec.from_record(start).items()) ** 0.5
+    assert moved == pytest.approx(0.01, rel=1e-3)
 
 
 WORK = """

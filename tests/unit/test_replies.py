@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,7 +19,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.rounds.replies import collect, confirm, size_of
+from app.rounds.replies import _small_enough, collect, confirm, size_of
 
 LIMIT = 1024 * 1024
 Sent = tuple[Message, ObjectTree, dict[str, bytes]]
@@ -148,6 +149,25 @@ def test_a_reply_of_which_a_part_is_missing() -> None:
 def test_a_reply_that_is_larger_than_makes_sense() -> None:
     packed = ConfigRecord({"safetensors": bytes(LIMIT)})
     assert f"more than the {LIMIT} that make sense" in refusal(whole(RecordDict({"packed": packed})))
+
+
+def test_a_model_as_large_as_allowed_is_taken() -> None:
+    array = Array("uint8", (LIMIT - 2000,), "safetensors", bytes(LIMIT - 2000))
+    assert only(whole(RecordDict({"packed": ArrayRecord({"model": array})}))).has_content()
+
+
+def test_only_what_fits_into_a_batch_is_asked_for_together() -> None:
+    def listed(size: int) -> list[str]:
+        array = Array("uint8", (size,), "safetensors", os.urandom(size))
+        content = RecordDict(
+            {"packed": ArrayRecord({"model": array}), "metrics": MetricRecord({"num-examples": 3})}
+        )
+        _, tree, objects = whole(content)
+        return [objects[name].split()[0].decode() for name in _small_enough(tree)]
+
+    others = ["Array", "ArrayRecord", "MetricRecord", "RecordDict", "Message"]
+    assert listed(1000) == ["ArrayChunk", *others]
+    assert listed(12 << 20) == others, "its pieces would not fit, and be read in vain"
 
 
 def test_a_small_reply_that_unfolds_to_a_large_one() -> None:
