@@ -83,7 +83,11 @@ class Processes:
     def require_running(self) -> None:
         """Raise UserError with the end of its log for a process that has ended."""
         for name, status in self.ended().items():
-            how = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"
+            how = (
+                f"ended with status {status}"
+                if status >= 0
+                else f"was ended by {signal.Signals(-status).name}"
+            )
             raise UserError(f"{name} {how}: {self._last_words(name)}")
 
     def _last_words(self, name: str) -> str:

@@ -180,14 +180,15 @@ def unpack(record: ArrayRecord) -> dict[str, NDArray]:
         names = json.loads(header["__metadata__"]["names"])
     except Exception as error:  # the Rust parser's own errors, and numpy's for types it lacks
         raise ValueError(f"not a safetensors file with names: {error}") from None
-    if not isinstance(names, list) or len(names) > MAX_ARRAYS:
-        raise ValueError("'names' is no list, or too long")
-    if sorted(map(str, names)) != sorted(arrays):
+    if (
+        not isinstance(names, list)
+        or len(names) > MAX_ARRAYS
+        or not all(isinstance(name, str) for name in names)
+        or sorted(names) != sorted(arrays)
+    ):
         raise ValueError("'names' does not list the arrays of the file")
     return {
-        str(name): arrays[str(name)].astype(np.float32)
-        if arrays[str(name)].dtype == np.float16
-        else arrays[str(name)]
+        name: arrays[name].astype(np.float32) if arrays[name].dtype == np.float16 else arrays[name]
         for name in names
     }
 

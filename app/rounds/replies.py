@@ -130,12 +130,10 @@ def _check_size(contents: dict[str, bytes], limit: int) -> None:
     """Raise ValueError where a reply is too large, also where it only becomes so by repeating its parts."""
     total = sum(map(len, contents.values()))
     if total <= limit:
-        unfolded = 0
         for content in contents.values():
             kind, children, _ = get_object_head_values_from_object_content(content)
             if kind == Array.__qualname__:
                 indices = json.loads(get_object_body(content, Array))["arraychunk_ids"]
-                unfolded += sum(len(contents[children[index]]) for index in indices)
-        total = max(total, unfolded)
+                total += sum(len(contents[children[index]]) for index in indices)
     if total > limit:
         raise ValueError(f"it holds {total} bytes, more than the {limit} that make sense here")

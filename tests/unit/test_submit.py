@@ -84,7 +84,7 @@ def test_threads_that_wait_sleep_soon_unless_it_is_said_how_they_wait() -> None:
     [
         ("print('INFO :'); print('\\x1b[92mINFO \\x1b[0m: started'); raise SystemExit(3)", "ended with status 3: INFO : started"),
         ("import sys; print('error: the way out'); print('noise'); sys.exit(2)", "ended with status 2: error: the way out"),
-        ("import os; print('here', flush=True); os.kill(os.getpid(), 9)", "was ended by signal 9: here"),
+        ("import os; print('here', flush=True); os.kill(os.getpid(), 9)", "was ended by SIGKILL: here"),
     ],
 )  # fmt: skip
 def test_a_process_that_has_ended_is_named_with_its_last_words(
