@@ -65,11 +65,6 @@ class FlowerClient(NumPyClient):
         """
         self.set_parameters(parameters)
         server_round = _int(config.get("server-round", 1))
-        anchors = (
-            {name: tensor.detach().clone() for name, tensor in codec.state_tensors(self.model).items()}
-            if self.settings.strategy == "fedprox"
-            else None
-        )
         started = time.perf_counter()
         metrics: dict[str, Scalar] = {
             **train(
@@ -79,7 +74,7 @@ class FlowerClient(NumPyClient):
                 seed=round_seed(self.settings.seed, self.partition_id, server_round),
                 device=self.device,
                 server_round=server_round,
-                global_params=anchors,
+                global_params=codec.state_tensors(self.model),
             )
         }
         parameters = self.get_parameters({})  # waits for a GPU to finish

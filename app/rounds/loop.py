@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import PrivacyBudgetExhausted
 from flwr.serverapp.strategy import Strategy
 
+from app.learning.arrays import from_record, to_record
 from app.rounds.grid import Exchange, OrderedGrid, exchange, wait_for_nodes
 from app.rounds.privacy import privacy_report
 from app.rounds.results import ResultsFolder, Summary
@@ -212,13 +213,8 @@ def _like(before: ArrayRecord, averaged: ArrayRecord | None) -> ArrayRecord:
     """``averaged`` in the types of ``before``: Flower's adaptive strategies compute in float64 and leave it so."""
     if averaged is None:
         return before
-    return ArrayRecord(
-        {
-            name: array
-            if array.dtype == before[name].dtype
-            else Array(array.numpy().astype(before[name].dtype))
-            for name, array in averaged.items()
-        }
+    return to_record(
+        {name: array.astype(before[name].dtype, copy=False) for name, array in from_record(averaged).items()}
     )
 
 

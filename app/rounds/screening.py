@@ -23,9 +23,9 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from flwr.common.logger import log
 from numpy.lib import format as npy
 
-from app.learning.arrays import NumPyArray
+from app.learning.arrays import ARRAYS, NumPyArray
 
-ARRAYS, METRICS, NUM_EXAMPLES = "arrays", "metrics", "num-examples"
+METRICS, NUM_EXAMPLES = "metrics", "num-examples"
 
 # Without a better bound: more pictures than any single site has.
 MAX_EXAMPLES = 1_000_000_000
