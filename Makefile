@@ -1,25 +1,26 @@
 # make run       ten clients train one model; where, it finds out and says
+# make check     lint and fast tests, about two minutes
 # make test      every check and test that this machine can run
 # make lint      style, types, shell, Compose, Dockerfile
 # make bench     what a round costs, beside what others need
 # make simulate  the same app in Flower's simulation
 # make images    the two images
+# make sbom      what they are made of, as CycloneDX; make advisories: what is known about it
 # make clean     away with what the others made, results excepted
 
-ROUNDS   ?=
-CLIENTS  ?= 10
-DATASET  ?=
-CONFIG   ?=
+# What is run stands in .env. The environment wins over it (NUM_CLIENTS=4 make run), and make's own variables over
+# both: make run CLIENTS=4 ROUNDS=2 DATASET=digits CONFIG="batch-size=64"
 MODE     ?= auto
 VENV     ?= .venv
-export ROUNDS DATASET CONFIG
+ifneq ($(CLIENTS),)
 export NUM_CLIENTS := $(CLIENTS)
+endif
 
 BIN := $(VENV)/bin
 LOCKS := docker/requirements.txt docker/torch.txt docker/dev.txt docker/simulation.txt
-SHELL_SCRIPTS := $(wildcard docker/*.sh docker/build/*.sh deploy/*.sh deploy/*/*.sh bench/*.sh) .ci/run
+SHELL_SCRIPTS := $(wildcard docker/*.sh docker/build/*.sh deploy/*.sh deploy/*/*.sh bench/*.sh .ci/*.sh) .ci/run
 
-.PHONY: run run-local run-compose-cpu run-compose-gpu test lint bench simulate images venv clean
+.PHONY: run run-local run-compose-cpu run-compose-gpu check test test-federation fuzz faults test-containers lint bench simulate images sbom advisories venv clean
 
 run:
 	@mode=$$(sh docker/choose-mode.sh $(MODE)) && $(MAKE) --no-print-directory run-$$mode
@@ -30,8 +31,22 @@ run-local: venv
 run-compose-cpu run-compose-gpu:
 	@sh docker/run-compose.sh $(@:run-%=%)
 
-test: lint
-	$(BIN)/python -m pytest
+check: lint
+	$(BIN)/python -m pytest -n auto tests/unit
+
+test: check test-federation test-containers
+
+test-federation: venv  # real SuperLinks and SuperNodes, one after another
+	$(BIN)/python -m pytest tests/federation tests/faults tests/attacks tests/fuzz
+
+fuzz: venv  # every parser with 100,000 cases; `make test` gives each 2,000
+	BOUQUET_FUZZ=long $(BIN)/python -m pytest -n auto --timeout 18000 tests/fuzz
+
+faults: venv  # tests/faults in its long form: a server that is away for two minutes
+	BOUQUET_FAULTS=long $(BIN)/python -m pytest --timeout 3600 tests/faults
+
+test-containers: venv
+	$(BIN)/python -m pytest tests/containers tests/kubernetes
 
 lint: venv
 	$(BIN)/ruff format --check .
@@ -50,6 +65,9 @@ simulate: venv
 images:
 	sh docker/base-image.sh
 	docker compose --profile cpu --profile gpu build
+
+sbom advisories:
+	@sh docker/audit.sh $@
 
 venv: $(VENV)/.locked
 

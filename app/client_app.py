@@ -1,7 +1,7 @@
 """ClientApp: what a client does with a message (Flower loads it).
 
-A message brings the global model as Flower's ``ArrayRecord`` or packed into one array; the reply goes back
-in the form in which the message came, so that Flower's own strategies and simulation work as well.
+A message holds the global model as Flower's ``ArrayRecord`` or packed into one array. The reply has the same form as
+the message, so Flower's own strategies and simulation work as well.
 """
 
 from typing import Any
@@ -14,23 +14,24 @@ from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_m
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common import NDArrays, Scalar
 
-from app.learning import arrays as codec
+from app.learning import weights
 from app.learning.batches import Examples
 from app.learning.client import FlowerClient, client_fn, keep_personal, node_number, open_store
-from app.learning.memory import keep_freed_memory
-from app.learning.store import Split
+from app.learning.data.store import Split
+from app.packing import arrays as packing
+from app.process import keep_freed_memory
 from app.settings import RunSettings
 
 
 def packing_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Unpack the model of a message that came packed, and pack the one in the reply."""
-    if codec.PACKED not in message.content.array_records:
+    """Unpack the model of a packed message, and pack the model of its reply."""
+    if packing.PACKED not in message.content.array_records:
         return call_next(message, context)
-    message.content = codec.unpacked(message.content)
+    message.content = packing.unpacked(message.content)
     reply = call_next(message, context)
-    if reply.has_content() and codec.ARRAYS in reply.content.array_records:
+    if reply.has_content() and packing.ARRAYS in reply.content.array_records:
         dtype = RunSettings.from_run_config(context.run_config).update_dtype
-        reply.content = codec.packed(reply.content, dtype)
+        reply.content = packing.packed(reply.content, dtype)
     return reply
 
 
@@ -38,8 +39,8 @@ def privacy_mod(message: Message, context: Context, call_next: ClientAppCallable
     """Clip the update, and for local differential privacy add noise, with Flower's own mods."""
     settings = RunSettings.from_run_config(context.run_config)
     if settings.privacy == "local":
-        # Flower draws the noise from numpy's global state, which every fork of a warm process inherits:
-        # the same noise twice would cancel out.
+        # Flower draws the noise from NumPy's global generator. Noise that repeats would cancel out, so whatever
+        # runs this app, the generator is fresh.
         np.random.seed()
         sensitivity = settings.local_sensitivity or 2 * settings.clipping_norm
         mod = LocalDpMod(settings.clipping_norm, sensitivity, settings.local_epsilon, settings.privacy_delta)
@@ -62,10 +63,10 @@ def train_message(message: Message, context: Context) -> Message:
     updated, num_examples, metrics = client.fit(parameters, _config(message))
     keep_personal(client, context)
     arrays = dict(
-        zip(codec.state_tensors(client.model, client.settings.personal_prefixes), updated, strict=True)
+        zip(weights.state_tensors(client.model, client.settings.personal_prefixes), updated, strict=True)
     )
-    record = codec.to_record({name: arrays[name] for name in names})  # Flower's mods compare the order
-    return _reply(message, {codec.ARRAYS: record}, num_examples, metrics)
+    record = packing.to_record({name: arrays[name] for name in names})  # Flower's mods compare the order
+    return _reply(message, {packing.ARRAYS: record}, num_examples, metrics)
 
 
 @app.evaluate(mods=[packing_mod])
@@ -79,13 +80,13 @@ def evaluate_message(message: Message, context: Context) -> Message:
 
 @app.query()
 def query_message(message: Message, context: Context) -> Message:
-    """Say which partition this node holds; the server then can repeat a choice of clients."""
+    """Reply with this node's partition id, so that the server can repeat a choice of clients."""
     metrics = MetricRecord({"partition-id": node_number(context.node_config, "partition-id")})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
 def warm_up(run_config: dict[str, Any], node_config: dict[str, Any]) -> None:
-    """Do once what the first message of a process pays for, before the process forks.
+    """Do the work of a process's first message once, before the process forks.
 
     Opens the partition, builds the model, and takes one training and one evaluation step on copies, on the
     CPU with one thread: CUDA or a pool of threads would not survive the fork. Only caches stay behind.
@@ -101,8 +102,8 @@ def warm_up(run_config: dict[str, Any], node_config: dict[str, Any]) -> None:
             _first(part, settings.batch_size) for part in (client.training, client.validation)
         )
         warm = FlowerClient(client.model, training, validation, settings, partition_id=client.partition_id)
-        arrays = codec.get_arrays(client.model, settings.personal_prefixes)
-        parameters = list(codec.unpack(codec.pack(arrays, settings.update_dtype)).values())
+        arrays = weights.get_arrays(client.model, settings.personal_prefixes)
+        parameters = list(packing.unpack(packing.pack(arrays, settings.update_dtype)).values())
         warm.fit(parameters, {"server-round": 1})
         warm.evaluate(parameters, {})
     finally:
@@ -123,15 +124,15 @@ def _client(message: Message, context: Context) -> FlowerClient:
 
 
 def _received(message: Message, client: FlowerClient) -> tuple[list[str], NDArrays]:
-    """Names in the order in which they came, and arrays in the model's order.
+    """The names in the order of the message, and the arrays in the model's order.
 
-    The arrays are copies: Flower's mods compare what comes back with what is in the message.
-    Raises ValueError for another model's arrays. Personal layers that came along are passed over.
+    The arrays are copies, because Flower's mods compare the reply with the message. Raises ValueError for another
+    model's arrays. Personal layers in the message are ignored.
     """
-    arrays = codec.from_record(message.content.array_records[codec.ARRAYS])
+    arrays = packing.from_record(message.content.array_records[packing.ARRAYS])
     prefixes = client.settings.personal_prefixes
-    came = [name for name in arrays if not codec.is_personal(name, prefixes)]
-    wanted = list(codec.state_tensors(client.model, prefixes))
+    came = [name for name in arrays if not weights.is_personal(name, prefixes)]
+    wanted = list(weights.state_tensors(client.model, prefixes))
     if set(came) != set(wanted):
         raise ValueError(
             f"the server's model is another one: it differs in {sorted(set(came) ^ set(wanted))[:3]}"

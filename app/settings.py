@@ -1,8 +1,7 @@
 """Run settings: every key of ``[tool.flwr.app.config]``, read once into one typed, frozen object.
 
-The defaults live in two places that a unit test holds equal: the table in ``pyproject.toml``, which
-Flower itself reads and which limits the keys that ``flwr run --run-config`` may override, and
-:class:`RunSettings`, which gives each key its type and range.
+The defaults stand in two places, and a unit test keeps them equal. Flower reads the table in ``pyproject.toml``, and
+``flwr run --run-config`` may override only its keys. :class:`RunSettings` gives each key its type and range.
 """
 
 import difflib
@@ -54,14 +53,39 @@ class RunSettings(BaseModel):
         protected_namespaces=(),
     )
 
-    # Rounds. A minimum of 0 means "the number of clients", which the launcher fills in.
+    task: Literal["train", "evaluate"] = "train"  # evaluate: every client evaluates the model in `weights`
+
+    # Rounds. `bouquet up` and `bouquet train` set the minima to the number of clients.
     num_server_rounds: Positive = 5
     fraction_train: Annotated[float, Field(gt=0, le=1)] = 1.0
     fraction_evaluate: Fraction = 0.5
     min_train_nodes: Count = 10
     min_evaluate_nodes: Count = 5
     min_available_nodes: Count = 10
-    round_timeout: PositiveFloat = 3600.0  # seconds per phase
+
+    # When a phase has enough replies, and what happens where it has not. Times in seconds.
+    min_replies: int | float = (
+        0.5  # usable replies that a phase needs: a number, or a fraction of those wanted
+    )
+    round_deadline: PositiveFloat = 1800.0  # of a phase
+    grace: NonNegative = 600.0  # how long a phase still waits for the others when min-replies are there
+    strict: bool = False  # every client in every round, or the run stops
+    round_retries: Count = 2  # further tries of a phase that has too few replies
+    wait_for_clients: PositiveFloat = 1800.0  # for all at the start, for min-replies later
+
+    # What is kept, and when the run ends.
+    resume: str = "auto"  # auto, never, or the folder of a run or of a checkpoint
+    submission: str = (
+        ""  # set by `bouquet train`: submitted again after a cut, the same run goes on or has ended
+    )
+    keep_checkpoints: Annotated[int, Field(ge=2, le=LARGEST)] = (
+        2  # the newest ones; the best is kept beside them
+    )
+    best_by: Literal["accuracy", "loss", "client-accuracy"] = (
+        "accuracy"  # what decides which model is the best
+    )
+    patience: Count = 0  # stop after so many rounds without a better model; 0: never
+    target_accuracy: Fraction = 0.0  # stop when it is reached; 0: never
 
     # A client's work.
     local_epochs: Positive = 1
@@ -112,6 +136,13 @@ class RunSettings(BaseModel):
     local_epsilon: PositiveFloat = 10.0  # local: budget of one round
     local_sensitivity: NonNegative = 0.0  # local; 0: 2 * clipping-norm, the most two updates can differ
 
+    @field_validator("min_replies")
+    @classmethod
+    def _number_or_fraction(cls, value: int | float) -> int | float:
+        if value < 1 if isinstance(value, int) else not 0 < value <= 1:
+            raise ValueError("write a number of clients such as 6, or a fraction above 0 and up to 1.0")
+        return value
+
     @field_validator("personal_layers")
     @classmethod
     def _plain_prefixes(cls, value: str) -> str:
@@ -120,10 +151,15 @@ class RunSettings(BaseModel):
                 raise ValueError(f"{prefix!r} is no layer name; write for example 'fc3' or 'layer4,fc'")
         return value
 
+    @property
+    def fewest_updates(self) -> int:
+        """Updates without which the strategy cannot tell liars from others (of the papers)."""
+        per_liar = {"krum": 2, "multikrum": 2, "bulyan": 4}.get(self.strategy, 0)
+        return per_liar * self.num_malicious_nodes + 3 if per_liar and self.num_malicious_nodes else 1
+
     @model_validator(mode="after")
     def _enough_clients(self) -> Self:
-        per_liar = {"krum": 2, "multikrum": 2, "bulyan": 4}.get(self.strategy, 0)  # of the papers
-        needed = per_liar * self.num_malicious_nodes + 3 if per_liar and self.num_malicious_nodes else 0
+        needed = self.fewest_updates
         if 0 < self.min_train_nodes < needed:
             raise ValueError(
                 f"num-malicious-nodes={self.num_malicious_nodes} with strategy {self.strategy} needs "
@@ -132,9 +168,15 @@ class RunSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _a_model_to_evaluate(self) -> Self:
+        if self.task == "evaluate" and not self.weights:
+            raise ValueError("task='evaluate' needs weights: the safetensors file of the model")
+        return self
+
+    @model_validator(mode="after")
     def _noise_where_it_counts(self) -> Self:
         if self.privacy.startswith("central") and self.strategy not in ("fedavg", "fedprox"):
-            # Flower adds the noise to what the strategy returns; only of an average is the sensitivity known.
+            # Flower adds the noise to the result of the strategy. The sensitivity is known for an average only.
             raise ValueError(
                 f"privacy={self.privacy!r} needs strategy fedavg or fedprox, not {self.strategy!r}"
             )
@@ -176,8 +218,8 @@ def run_keys() -> list[str]:
 def parse_run_config(text: str) -> dict[str, RunValue]:
     """Parse ``"local-epochs=2 strategy='fedprox'"`` and check every key and value.
 
-    Unlike ``flwr run``, which passes over what it cannot read, this refuses it; and a word without
-    quotes is taken as text. Returns only the keys given.
+    ``flwr run`` ignores text that it cannot read; this function refuses it. A word without quotes is text.
+    Returns only the keys given.
 
     Raises:
         UserError: text that is no ``key=value``, or a key or value that :class:`RunSettings` refuses.
@@ -195,23 +237,10 @@ def parse_run_config(text: str) -> dict[str, RunValue]:
     return values
 
 
-def format_run_config(values: Mapping[str, RunValue]) -> str:
-    """The text that ``flwr run --run-config`` reads back as ``values``."""
-
-    def quoted(value: RunValue) -> str:
-        if isinstance(value, bool):
-            return str(value).lower()
-        if isinstance(value, str):
-            return f'"{value}"' if "'" in value else f"'{value}'"
-        return repr(value)
-
-    return " ".join(f"{key}={quoted(value)}" for key, value in values.items())
-
-
 def _parse_value(raw: str) -> RunValue:
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return raw
     return value if isinstance(value, get_args(RunValue)) else raw
 

@@ -5,6 +5,8 @@
     python -m bench --only bouquet,arithmetic,flare-tuned
     python -m bench scaling              seconds, SuperLink CPU and memory against clients and parameters
     python -m bench idle                 what ten idle clients cost
+    python -m bench siege                the same training while a stranger and a hostile member attack
+    python -m bench faults               what the same faults cost Bouquet, stock Flower and NVIDIA FLARE
     python -m bench strategies           accuracy of five strategies, for the README
 
 On a machine with a GPU the comparison is done twice, with the tutorial's CNN and with ResNet-18, and all
@@ -23,6 +25,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from app.environment import whole
 from bench.processes import BenchError, end_on_sigterm
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -89,7 +92,7 @@ def comparison(
                 only=keys,
                 repeat=repeat,
                 slow_repeat=slow_repeat,
-                say=_say,
+                echo=_say,
                 keep=partial(report.write_json, folder=target),
             )
             found.machine = machine.describe()  # FLARE and Ray may have been installed just now
@@ -112,7 +115,7 @@ def scaling(
     """Seconds, SuperLink CPU and memory against the number of clients and the size of the model."""
     from bench import scaling as part
 
-    numbers = [int(number) for number in clients.split(",")]
+    numbers = [whole(1).parse(number) for number in clients.split(",")]
     names = models.split(",")
     if quick:
         rounds, repeat, numbers, names = 3, 1, numbers[:2], names[:2]
@@ -125,7 +128,7 @@ def scaling(
             models=names,
             rounds=rounds,
             repeat=repeat,
-            say=_say,
+            echo=_say,
         )
     target = _folder(out)
     part.write(found, target)
@@ -158,6 +161,78 @@ def idle(
 
 
 @app.command()
+def siege(
+    clients: Annotated[int, typer.Option(min=2, help="Number of clients.")] = 10,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each run.")] = 30,
+    connections: Annotated[int, typer.Option(min=1, help="Connections of each attacker.")] = 2000,
+    calls: Annotated[int, typer.Option(min=1, help="Calls of each attacker.")] = 20_000,
+    quick: Quick = False,
+    out: Out = RESULTS,
+) -> None:
+    """Speed, memory and log while a stranger and a hostile member attack; always on digits."""
+    from bench import data
+    from bench import siege as part
+
+    size = part.Size(clients, rounds, connections, calls)
+    if quick:
+        size = part.Size(2, 2, 100, 1000)
+    with _workspace() as workspace:
+        store = data.store(data.hub_folder(data.DIGITS), size.clients)
+        found = part.run(store, workspace, size, _say)
+    target = _folder(out)
+    part.write(found, target)
+    for line in part.lines(found):
+        _say(line)
+    _say(f"written to {target}")
+
+
+@app.command()
+def faults(
+    clients: Annotated[int, typer.Option(min=3, help="Number of clients.")] = 3,
+    rounds: Annotated[int, typer.Option(min=2, help="Rounds of each run.")] = 8,
+    fault_round: Annotated[int, typer.Option(min=1, help="The round in which something breaks.")] = 3,
+    work_s: Annotated[
+        float, typer.Option(min=0, help="Seconds that a client sleeps in each training.")
+    ] = 6.0,
+    bound: Annotated[float, typer.Option(min=1, help="Seconds beyond which a run is lost.")] = 120.0,
+    only: Annotated[str, typer.Option(help="Keys of the contenders, separated by commas.")] = "",
+    fault: Annotated[str, typer.Option(help="Keys of the faults, separated by commas.")] = "",
+    quick: Quick = False,
+    out: Out = RESULTS,
+) -> None:
+    """The same faults on Bouquet, stock Flower and NVIDIA FLARE, side by side; always on digits."""
+    from bench import data
+    from bench.faults import measure as part
+    from bench.faults import table
+    from bench.faults.case import FAULTS
+    from bench.faults.contract import Work
+
+    if quick:
+        rounds, fault_round, work_s, bound, fault = 3, 2, 2.0, 60.0, fault or "killed"
+    known = [each.key for each in part.contenders()], [each.key for each in FAULTS]
+    keys = [key for key in only.split(",") if key], [key for key in fault.split(",") if key]
+    for option, chosen, there in zip(("--only", "--fault"), keys, known, strict=True):
+        if unknown := set(chosen) - set(there):
+            raise BenchError(f"{option}: no {', '.join(sorted(unknown))}; there are {', '.join(there)}")
+    if fault_round > rounds:
+        raise BenchError(f"--fault-round {fault_round} is after the last of the {rounds} rounds")
+    with _workspace() as workspace:
+        store = data.store(data.hub_folder(data.DIGITS), clients)
+        target = _folder(out)
+        found = part.measure(
+            Work(store, clients, rounds, work_s, fault_round),
+            workspace,
+            only=keys[0],
+            faults=[each for each in FAULTS if not keys[1] or each.key in keys[1]],
+            bound_s=bound,
+            echo=_say,
+            keep=partial(table.write, folder=target),
+        )
+    _say(table.markdown(found))
+    _say(f"written to {target}")
+
+
+@app.command()
 def strategies(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of every run.")] = 20,
     clients: Annotated[int, typer.Option(min=2, help="Number of clients.")] = 10,
@@ -181,7 +256,7 @@ def strategies(
             clients=clients,
             rounds=rounds,
             seeds=range(42, 42 + seeds),
-            say=_say,
+            echo=_say,
         )
     target = _folder(out)
     part.write(found, target)

@@ -120,7 +120,7 @@ def compare(
     only: Sequence[str],
     repeat: int,
     slow_repeat: int,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
     keep: Callable[["Comparison"], None],
 ) -> Comparison:
     """Measure the contenders in turn, `repeat` times over.
@@ -142,17 +142,17 @@ def compare(
             comparison.load.append((contender.key, load))
             scratch = workload.workspace / f"{repetition + 1}-{contender.key}"
             scratch.mkdir(parents=True, exist_ok=True)
-            say(f"[{repetition + 1}/{repeat}] {contender.title} (load {load:.1f})")
+            echo(f"[{repetition + 1}/{repeat}] {contender.title} (load {load:.1f})")
             started = time.monotonic()
             try:
                 measurement = contender.measure(workload, scratch)
             except BenchError as error:
                 row.problem = str(error)
-                say(f"    failed: {error}")
+                echo(f"    failed: {error}")
                 continue
             row.measurements.append(measurement)
             keep(comparison)
-            say(
+            echo(
                 f"    warm round {measurement.warm_s:.2f} s, accuracy {measurement.accuracy:.3f} "
                 f"({time.monotonic() - started:.0f} s)"
             )

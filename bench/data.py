@@ -56,12 +56,12 @@ def hub_folder(name: str, train: int | None = None, test: int | None = None) -> 
 def store(folder: Path, clients: int) -> Path:
     """Bouquet's data store of the folder for so many clients, as `bouquet prepare` makes it."""
     from app.errors import UserError
-    from app.learning.prepare import prepare
+    from app.learning.data.prepare import Request, prepare
 
     name = folder.name if CACHE in folder.parents else f"{folder.parent.name}-{folder.name}"
     out = CACHE / "stores" / f"{name}-{clients}"
     try:
-        prepare(str(folder), out, num_partitions=clients, force=True)
+        prepare(Request(str(folder), num_partitions=clients), out, force=True)
     except UserError as error:
         raise BenchError(str(error)) from None
     return out

@@ -45,7 +45,7 @@ class Idle:
 
 
 def run(
-    store: Path, scratch: Path, clients: int, seconds: float, say: Callable[[str], None]
+    store: Path, scratch: Path, clients: int, seconds: float, echo: Callable[[str], None]
 ) -> dict[str, Any]:
     """Start a SuperLink and clients, wait, look; train two rounds, wait, look again."""
     results = scratch / "results"
@@ -53,7 +53,7 @@ def run(
         "PYTHONPATH": str(ROOT),
         "BOUQUET_DATA": str(store),
         "BOUQUET_RESULTS": str(results),
-        "BOUQUET_LOCAL_REPLICAS": str(clients),
+        "BOUQUET_LOCAL_CLIENTS": str(clients),
         "BOUQUET_LEASES": str(scratch / "leases"),
         "NUM_CLIENTS": str(clients),
         "FLWR_HOME": str(scratch / "flwr"),
@@ -77,11 +77,11 @@ def run(
             ]
             own = {"PARTITION_ID": str(number)}
             processes.start(f"supernode-{number}", node, cwd=ROOT, env=own)
-        say(f"{clients} clients started; watching for {seconds:.0f} s once they are at rest")
+        echo(f"{clients} clients started; watching for {seconds:.0f} s once they are at rest")
         members = partial(by_role, processes)
         _settle(members)
         looks = [_look("before any run", members, clients, seconds)]
-        say("training two rounds")
+        echo("training two rounds")
         train = [*bouquet, "train", "--clients", str(clients), "--rounds", "2"]
         control = ["--control-address", f"127.0.0.1:{api}", "--project", str(ROOT)]
         for _ in processes.run("train", [*train, *control], 900, cwd=ROOT):
@@ -97,14 +97,14 @@ def add_containers(
     scratch: Path,
     clients: int,
     seconds: float,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> None:
     """The same in containers, after a run, with the time that they take to start; or why not."""
     problem = compose.missing() or ("" if os.geteuid() == 0 else "reading their memory takes root")
     if problem:
-        say(f"containers were not measured: {problem}")
+        echo(f"containers were not measured: {problem}")
         return
-    with idle_containers.started(folder, scratch, clients, say) as federation:
+    with idle_containers.started(folder, scratch, clients, echo) as federation:
         _settle(federation.members)
         look = _look("in containers, after a run", federation.members, clients, seconds)
         found["looks"].append(asdict(look))

@@ -46,7 +46,7 @@ class Federation:
 
 
 @contextmanager
-def started(folder: Path, scratch: Path, clients: int, say: Callable[[str], None]) -> Iterator[Federation]:
+def started(folder: Path, scratch: Path, clients: int, echo: Callable[[str], None]) -> Iterator[Federation]:
     """Build the images, start a federation on the data set in `folder`, let it train two rounds; remove it afterwards."""
     settings = {"NUM_CLIENTS": str(clients), "ROUNDS": "2", "DATASET_FOLDER": str(folder.resolve())}
     with compose.project(scratch, **settings) as (project, processes):
@@ -54,12 +54,12 @@ def started(folder: Path, scratch: Path, clients: int, say: Callable[[str], None
         def run(name: str, *command: str, timeout_s: float = START_TIMEOUT_S) -> Iterator[str]:
             return processes.run(name, command, timeout_s, cwd=ROOT)
 
-        say("building the images")
+        echo("building the images")
         for _ in run("base", "sh", "docker/base-image.sh", timeout_s=BUILD_TIMEOUT_S):
             pass
         for _ in run("build", *COMPOSE, "build", "--quiet", timeout_s=BUILD_TIMEOUT_S):
             pass
-        say(f"starting {clients} containers")
+        echo(f"starting {clients} containers")
         start, start_s = time.monotonic(), None
         for _ in run("up", *COMPOSE, "up", "--detach", "--scale", f"supernode-cpu={clients}"):
             pass

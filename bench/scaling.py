@@ -99,7 +99,7 @@ def run(
     models: Sequence[str],
     rounds: int,
     repeat: int,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measure both series; the median over the repetitions of every quantity."""
     series: dict[str, list[Point]] = {"clients": [], "parameters": []}
@@ -115,7 +115,7 @@ def run(
                 scratch = workspace / f"{number}-{model}-{repetition}"
                 workload = Workload(folder, store, workspace, rounds=rounds, clients=number, model=model)
                 points.append(measure(workload, scratch))
-                say(f"{number} clients, {model}: {points[-1].round_s:.2f} s per round")
+                echo(f"{number} clients, {model}: {points[-1].round_s:.2f} s per round")
             measured[number, model] = _median(points)
         series[along].append(measured[number, model])
     return {

@@ -29,12 +29,14 @@ DIVISIONS: dict[str, dict[str, Any]] = {
 def store(folder: Path, division: str, clients: int, seed: int) -> Path:
     """The data store of one division and seed."""
     from app.errors import UserError
-    from app.learning.prepare import prepare
+    from app.learning.data.prepare import Request, prepare
 
     name = division.lower().replace(" ", "-")
     out = CACHE / "stores" / f"{folder.parent.name}-{folder.name}-{clients}-{name}-{seed}"
     try:
-        prepare(str(folder), out, num_partitions=clients, seed=seed, force=True, **DIVISIONS[division])
+        prepare(
+            Request(str(folder), num_partitions=clients, seed=seed, **DIVISIONS[division]), out, force=True
+        )
     except UserError as error:
         raise BenchError(str(error)) from None
     return out
@@ -78,7 +80,7 @@ def run(
     clients: int,
     rounds: int,
     seeds: Sequence[int],
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
 ) -> dict[str, Any]:
     """All strategies on all divisions with all seeds."""
     curves: dict[str, dict[str, dict[int, list[float]]]] = {s: {d: {} for d in DIVISIONS} for s in strategies}
@@ -92,10 +94,10 @@ def run(
                         data, scratch, strategy=strategy, clients=clients, rounds=rounds, seed=seed
                     )
                 except BenchError as error:
-                    say(f"failed: {error}")
+                    echo(f"failed: {error}")
                     continue
                 curves[strategy][division][seed] = curve
-                say(f"{strategy}, {division}, seed {seed}: {100 * curve[-1]:.1f} %")
+                echo(f"{strategy}, {division}, seed {seed}: {100 * curve[-1]:.1f} %")
     return {
         "machine": describe(),
         "clients": clients,

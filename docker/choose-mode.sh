@@ -11,8 +11,8 @@ choose() {
         echo local "no Docker engine answers this user"
     elif ! docker compose version >/dev/null 2>&1; then
         echo local "this Docker has no Compose v2"
-    elif ! sh "$here/base-image.sh"; then
-        echo local "Docker cannot get the base image"
+    elif ! sh "$here/base-image.sh" 2>/dev/null; then
+        echo local "the base image is neither here nor can Docker pull it"
     elif nvidia-smi -L >/dev/null 2>&1 && docker info 2>/dev/null | grep -qiE 'nvidia|cdi:'; then
         echo compose-gpu "Docker and an NVIDIA GPU are here"
     else

@@ -3,7 +3,7 @@
 #
 # PYTHON       The Python to use, 3.11 or newer; default python3.
 # TORCH_INDEX  Take torch and torchvision from this index (https://download.pytorch.org/whl/cpu: 0.2 GB
-#              instead of the default CUDA builds' 3 GB). Their hashes are not in the lock.
+#              instead of the default CUDA builds' 3 GB), hash-checked where docker/torch-cpu.txt is there.
 set -eu
 cd "$(dirname "$0")/.."
 venv=$1
@@ -26,7 +26,12 @@ awk '/^[a-z]/ {uv = /^uv==/} uv' docker/requirements.txt >"$venv/uv.txt"
 $pip --require-hashes -r "$venv/uv.txt"
 if $uv "$@" 2>"$venv/uv.log"; then pip=$uv; else $pip "$@"; fi
 if [ -n "${TORCH_INDEX:-}" ]; then
-    # shellcheck disable=SC2046
-    $pip --index-url "$TORCH_INDEX" $(awk '/^(torch|torchvision)==/ {print $1}' docker/torch.txt)
+    if [ -f docker/torch-cpu.txt ]; then
+        $pip --index-url "$TORCH_INDEX" --require-hashes -r docker/torch-cpu.txt
+    else
+        echo "torch comes without a locked hash: docker/torch-cpu.txt is missing (docker/lock.sh)" >&2
+        # shellcheck disable=SC2046
+        $pip --index-url "$TORCH_INDEX" $(awk '/^(torch|torchvision)==/ {print $1}' docker/torch.txt)
+    fi
 fi
 $pip --no-build-isolation --editable .

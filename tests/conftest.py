@@ -1,4 +1,4 @@
-"""Shared fixtures. Real data: a folder in hub form, from BOUQUET_TEST_CIFAR10 or ../shared/data/cifar10."""
+"""Shared fixtures. Real data: pictures of CIFAR-10 in ``tests/data``."""
 
 import os
 import subprocess
@@ -7,59 +7,37 @@ from pathlib import Path
 
 import pytest
 from container_engine import ROOT, build_images, require_engine
+from federation_processes import Fleet
 
 
 @pytest.fixture(scope="session")
 def cifar10() -> Path:
-    """Folder with CIFAR-10 as Parquet files, as ``datasets.load_dataset`` reads it."""
-    folder = Path(os.environ.get("BOUQUET_TEST_CIFAR10", "") or ROOT.parent / "shared" / "data" / "cifar10")
-    if not (folder / "plain_text").is_dir():
-        pytest.skip("no CIFAR-10 here: set BOUQUET_TEST_CIFAR10 to a folder in hub form")
+    """Folder with real pictures of CIFAR-10 in hub form: those of the repository, or the folder in BOUQUET_TEST_CIFAR10."""
+    folder = Path(os.environ.get("BOUQUET_TEST_CIFAR10", "") or ROOT / "tests" / "data" / "cifar10")
+    assert (folder / "plain_text").is_dir(), f"BOUQUET_TEST_CIFAR10: {folder} holds no CIFAR-10 in hub form"
     return folder
 
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The settings of the person who runs the tests must not change them."""
-    for name in list(os.environ):
-        if name.startswith("BOUQUET_") and not name.startswith(("BOUQUET_TEST_", "BOUQUET_REQUIRE_")):
-            monkeypatch.delenv(name)
-    for name in (
-        "PARTITION_ID",
-        "POD_INDEX",
-        "POD_NAME",
-        "NUM_CLIENTS",
-        "DATASET",
-        "ROUNDS",
-        "CONFIG",
-        "SUPERLINK",
-    ):
+    from app.environment import declared
+    from app.fleet.deployment import KINDS, ComposeSettings
+
+    known = {of.variable for kind in KINDS for of in declared(kind.settings).values()}
+    images = {of.variable for of in declared(ComposeSettings).values()}  # how this machine builds
+    for name in known - images - {"", "CUDA_VISIBLE_DEVICES"}:
         monkeypatch.delenv(name, raising=False)
     yield
 
 
 @pytest.fixture(scope="session")
-def small_cifar10(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in hub form with the first 3,000 training and 1,000 test pictures of CIFAR-10."""
-    import pyarrow.parquet as parquet
-
-    folder = tmp_path_factory.mktemp("cifar10") / "plain_text"
-    folder.mkdir()
-    for split, rows in (("train", 3000), ("test", 1000)):
-        file = next((cifar10 / "plain_text").glob(f"{split}-*.parquet"))
-        parquet.write_table(
-            parquet.read_table(file).slice(0, rows), folder / f"{split}-00000-of-00001.parquet"
-        )
-    return folder.parent
-
-
-@pytest.fixture(scope="session")
-def small_store(small_cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data store of three partitions of ``small_cifar10``: 800 + 200 pictures each."""
-    from app.learning.prepare import prepare
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data store of three partitions of the repository's pictures: 400 + 100 each, and 500 to test on."""
+    from app.learning.data.prepare import Request, prepare
 
     store = tmp_path_factory.mktemp("store") / "store"
-    prepare(str(small_cifar10), store, num_partitions=3)
+    prepare(Request(str(ROOT / "tests" / "data" / "cifar10"), num_partitions=3), store)
     return store
 
 
@@ -77,3 +55,10 @@ def images(engine: None) -> Iterator[str]:
     yield tag
     names = [f"bouquet-superlink:{tag}", f"bouquet-supernode:{tag}-cpu"]
     subprocess.run(["docker", "rmi", "--force", *names], capture_output=True, timeout=300)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, small_store: Path) -> Iterator[Fleet]:
+    """A SuperLink and three SuperNodes, as plain processes on loopback."""
+    with Fleet(tmp_path, small_store, num_clients=3).taken_down() as started:
+        yield started

@@ -3,28 +3,38 @@
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    # The SuperLink holds the question for a second (longpoll.py), so there is no need to wait before asking again.
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
-}
+from app.environment import quiet_flower, set_variables, with_variables
+
+# The SuperLink holds the question for a second, so there is no need to wait before asking again.
+POLL_INTERVAL = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05"}
 
 
-def prepare_environment() -> None:
-    """Set what Flower reads from the environment, without overriding what the person has set.
+def prepare_environment(
+    variables: Mapping[str, str] | None = None, defaults: Mapping[str, str] | None = None
+) -> None:
+    """Set what Flower and its children must find in the environment. A process does this once, when it starts.
 
     Flower finds ``flower-superexec`` and ``flwr-serverapp`` on PATH, so this Python's own folder comes first.
+
+    Args:
+        variables: what this kind of process adds.
+        defaults: the same, where the person has set nothing.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet_flower()
     folder = str(Path(sys.executable).parent)
-    if not os.environ.get("PATH", "").startswith(folder + os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", os.defpath)])
+    path = with_variables({}).get("PATH", os.defpath)
+    if not path.startswith(folder + os.pathsep):
+        path = os.pathsep.join([folder, path])
+    set_variables({"PATH": path, **(variables or {})}, POLL_INTERVAL | dict(defaults or {}))
+
+
+def python_path(package: Path) -> str:
+    """PYTHONPATH of a child that imports ``app`` from the folder ``package``."""
+    return os.pathsep.join(filter(None, [str(package), with_variables({}).get("PYTHONPATH", "")]))
 
 
 @contextmanager

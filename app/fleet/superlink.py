@@ -1,44 +1,18 @@
 """``bouquet superlink``: Flower's SuperLink, closed by default, holding requests instead of being polled."""
 
 import logging
-import os
-import socket
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
-from app.errors import UserError
-from app.fleet import admission, cores, flower, keys
-
-
-@dataclass(frozen=True)
-class SuperLinkSettings:
-    """How the SuperLink is run.
-
-    Attributes:
-        fleet_address: host:port where SuperNodes dial in (gRPC).
-        control_port: port of the Control and Runtime API, always on 127.0.0.1.
-        certificates: folder with ca.crt, server.crt and server.key; None for plaintext.
-        state: folder where the list of members survives a restart; None to keep it in memory.
-        health_port: port of the gRPC health service; 0 for none.
-    """
-
-    fleet_address: str = "0.0.0.0:9092"
-    control_port: int = 8000
-    certificates: Path | None = None
-    state: Path | None = None
-    health_port: int = 0
-
-
-def _require_free(host: str, port: int, setting: str) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"{setting}={host}:{port} cannot be used ({error.strerror}); stop what listens there or choose another port"
-            ) from None
+from app import process
+from app.environment import DRAIN, UNIX, AppEnvironment, read
+from app.fleet import flower, logs
+from app.fleet.deployment import PACKAGE, SuperLinkSettings
+from app.fleet.host import cores, ports
+from app.fleet.identity import keys
+from app.fleet.patches import tables
+from app.fleet.patches.registry import Selection, check_switches, select
+from app.fleet.patches.superlink import handshakes
+from app.fleet.patches.superlink.admission import REGISTRY
 
 
 def _failed(record: logging.LogRecord) -> bool:
@@ -46,18 +20,14 @@ def _failed(record: logging.LogRecord) -> bool:
     return not (isinstance(record.args, tuple) and record.args and str(record.args[-1]).startswith("2"))
 
 
-def arguments(settings: SuperLinkSettings, database: Path | None = None) -> list[str]:
-    """The command line of ``flower-superlink``; ``database``: a file for all its state, None for memory."""
+def arguments(settings: SuperLinkSettings) -> list[str]:
+    """The command line of ``flower-superlink``."""
     command = [
         "--fleet-api-address", settings.fleet_address,
         "--host", "127.0.0.1",
         "--port", str(settings.control_port),
         "--disable-runtime-dependency-installation",
     ]  # fmt: skip
-    if database is not None:
-        command += ["--database", str(database)]
-    if settings.health_port:
-        command += ["--health-server-address", f"0.0.0.0:{settings.health_port}"]
     if settings.certificates is None:
         return [*command, "--insecure"]
     return [
@@ -68,47 +38,42 @@ def arguments(settings: SuperLinkSettings, database: Path | None = None) -> list
     ]  # fmt: skip
 
 
+def _defaults(settings: SuperLinkSettings) -> dict[str, str]:
+    """What the ServerApp must find in its environment, where the person has set nothing."""
+    members = {"BOUQUET_MEMBERS": str(settings.state / REGISTRY)} if settings.state is not None else {}
+    # The ServerApp evaluates while the clients train. Where they share cores, threads that spin take the cores from
+    # those that they wait for.
+    return members | {"OMP_NUM_THREADS": str(cores.available_cores()), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
 def run(settings: SuperLinkSettings) -> None:
     """Check what can be checked, then become the SuperLink; does not return.
 
     Raises:
         UserError: a port is taken, or a certificate or key cannot serve.
     """
-    host, _, port = settings.fleet_address.rpartition(":")
-    if not port.isdigit():
-        raise UserError(
-            f"--fleet-address={settings.fleet_address!r} has no port; write host:port, such as 0.0.0.0:9092"
-        )
-    _require_free(host.strip("[]") or "0.0.0.0", int(port), "--fleet-address")
-    _require_free("127.0.0.1", settings.control_port, "--control-port")
+    process.forbid_inspection()
+    if not settings.fleet_address.startswith(UNIX):
+        host, port = ports.split(settings.fleet_address)
+        ports.require_free("--fleet-address", port, host or "0.0.0.0")
+    ports.require_free("--control-port", settings.control_port)
+    ports.require_free("BOUQUET_HEALTH_PORT", settings.health_port)
     if settings.certificates is not None:
-        if settings.state is None:
-            raise UserError("--certificates needs --state (BOUQUET_STATE): a folder for the list of members")
         keys.check_server_identity(settings.certificates)
     if settings.state is not None:
         settings.state.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("BOUQUET_MEMBERS", str(settings.state / "members.json"))
-    flower.prepare_environment()
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores.available_cores()))
-    # The ServerApp evaluates while the clients do: where they share its cores, threads that spin take what they wait for.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    (read(AppEnvironment).results / DRAIN).unlink(missing_ok=True)  # it has been started again
+    trace = {} if settings.certificates is None else handshakes.TRACE
+    # Its SuperExec is a module of this package.
+    here = {"PYTHONPATH": flower.python_path(PACKAGE)}
+    flower.prepare_environment(trace | here, _defaults(settings))
     if settings.certificates is not None:
-        admission.make_handshakes_readable()
-
-    with flower.imports():
-        from flwr.superlink.cli.flower_superlink import flower_superlink
-        from flwr.superlink.main import create_app  # noqa: F401 (what the SuperLink imports when it runs)
-
-        from app.fleet import link_state, longpoll, object_batches, small_objects
-
-    database = None
-    if settings.state is not None and not link_state.install(settings.state):
-        database = settings.state / "superlink.db"
-    longpoll.install()
-    object_batches.install()
-    small_objects.install_superlink()
+        handshakes.make_handshakes_readable()
+    logs.escape_records()
+    selection = _select_patches(settings)
+    logs.limit_alike()
+    selection.install()
     if settings.certificates is not None:
-        admission.install(settings.state)
         keys.watch_expiry(
             [settings.certificates / "ca.crt", settings.certificates / "server.crt"],
             lambda line: print(f"warning: {line}", flush=True),
@@ -116,5 +81,21 @@ def run(settings: SuperLinkSettings) -> None:
     # One line per request is noise here and costs time; Flower's own log lines say what happens. A filter, because
     # the web server sets this logger's level anew when it starts.
     logging.getLogger("uvicorn.access").addFilter(_failed)
-    sys.argv = ["flower-superlink", *arguments(settings, database)]
+    _run_flower(arguments(settings))
+
+
+def _select_patches(settings: SuperLinkSettings) -> Selection:
+    """Import Flower's SuperLink and choose the patches that fit it."""
+    check_switches(settings.patches, tables.NAMES)
+    with flower.imports():
+        import flwr.superlink.cli.flower_superlink
+        import flwr.superlink.main  # noqa: F401 (what the SuperLink imports when it runs)
+
+        return select(tables.SUPERLINK, settings, settings.patches)
+
+
+def _run_flower(command: list[str]) -> None:
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    sys.argv = ["flower-superlink", *command]
     flower_superlink()

@@ -1,215 +1,313 @@
 """``bouquet supernode``: Flower's SuperNode with its partition id, its identity and warm ClientApps."""
 
-import os
-import shutil
 import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from logging import WARNING
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
+from app import process
+from app.environment import DATA_VARIABLE, Device, set_variables, with_variables
 from app.errors import UserError
-from app.fleet import apps, cores, flower, keys, partition_id
-from app.fleet.gpus import choose_gpu
+from app.fleet import flower, logs
+from app.fleet.deployment import SuperNodeSettings
+from app.fleet.host import cores, partition_ids, ports
+from app.fleet.host.gpus import choose_gpu
+from app.fleet.identity import hand_out, keys
+from app.fleet.identity.client_certificates import client_certificate
+from app.fleet.patches import tables
+from app.fleet.patches.registry import Selection, check_switches, select
+from app.fleet.patches.supernode.connection_errors import REFUSED, TRY_AGAIN
+from app.fleet.site import allowed_apps
+
+if TYPE_CHECKING:
+    from app.fleet.warm.confinement import Reach
+    from app.fleet.warm.executor import WarmExecutor
 
 
-@dataclass(frozen=True)
-class SuperNodeSettings:
-    """How one client is run.
-
-    Attributes:
-        superlink: host:port of the SuperLink's Fleet API.
-        num_partitions: partitions (clients) of the federation.
-        partition: this client's partition id.
-        ca: the federation's CA certificate; None for plaintext.
-        key: this client's private key (EC, OpenSSH format); None without node authentication.
-        health_address: host:port of the gRPC health service; None for none.
-        local_replicas: clients that share this host's cores.
-        threads: PyTorch threads per message.
-        leases: folder that the replicas of this host share; None when they share none.
-        allowed_apps: app hashes this client accepts; empty for any.
-        worker: ``fork`` a process per message, one ``persistent`` worker per run, or ``auto``.
-    """
-
-    superlink: str
-    num_partitions: int
-    partition: int
-    ca: Path | None = None
-    key: Path | None = None
-    health_address: str | None = None
-    local_replicas: int = 1
-    threads: int = 1
-    leases: Path | None = None
-    allowed_apps: frozenset[str] = field(default_factory=frozenset)
-    worker: str = "auto"
-
-    @property
-    def node_config(self) -> dict[str, Any]:
-        """Flower's node config: what the ClientApp reads."""
-        return {"partition-id": self.partition, "num-partitions": self.num_partitions}
+def node_config(settings: SuperNodeSettings) -> dict[str, Any]:
+    """Flower's node config, which the ClientApp reads, under Flower's names."""
+    return {"partition-id": int(settings.partition_id), "num-partitions": settings.num_clients}
 
 
-def _free_port() -> int:
-    """A port of loopback for the stock SuperNode's Runtime API: several may share this network namespace."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def health_address(settings: SuperNodeSettings) -> str | None:
+    """host:port of the gRPC health service, which speaks plaintext; None for none."""
+    return f"127.0.0.1:{settings.health_port}" if settings.health_port else None
 
 
 def arguments(settings: SuperNodeSettings) -> list[str]:
-    """The command line of stock ``flower-supernode``, for when the warm path cannot start."""
-    node_config = " ".join(f"{name}={value}" for name, value in settings.node_config.items())
-    command = ["--superlink", settings.superlink, "--node-config", node_config, "--port", str(_free_port())]
-    if settings.health_address:
-        command += ["--health-server-address", settings.health_address]
+    """The command line of Flower's SuperNode, where it runs the messages itself."""
+    config = " ".join(f"{name}={value}" for name, value in node_config(settings).items())
+    # Several may share this network namespace.
+    command = ["--superlink", settings.superlink, "--node-config", config, "--port", str(ports.free_port())]
+    if address := health_address(settings):
+        command += ["--health-server-address", address]
     command += ["--root-certificates", str(settings.ca)] if settings.ca else ["--insecure"]
     if settings.key:
         command += ["--auth-supernode-private-key", str(settings.key)]
     return command
 
 
-def _run_stock(settings: SuperNodeSettings, reason: str) -> None:
-    from flwr.supercore import log
+def settle(settings: SuperNodeSettings) -> tuple[SuperNodeSettings, partition_ids.PartitionId]:
+    """Find this client's partition id and threads, and fill them in.
 
-    if settings.allowed_apps:
-        raise UserError(f"BOUQUET_ALLOWED_APPS cannot be honoured: the warm path did not start ({reason})")
-    log(
-        WARNING,
-        "Every message starts a new Python process: the warm path did not start (%s). Same results, slower.",
-        reason,
+    Raises:
+        UserError: no partition id can be found.
+    """
+    partition = partition_ids.resolve(
+        settings.num_clients, settings.partition_id, settings.pod_index, settings.pod_name, settings.leases
     )
-    command = shutil.which("flower-supernode") or str(Path(sys.executable).with_name("flower-supernode"))
-    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-    os.execv(command, ["flower-supernode", *arguments(settings)])
+    settled = replace(
+        settings,
+        partition_id=str(partition.id),
+        threads=cores.threads_per_client(settings.threads, settings.sharing),
+    )
+    return settled, partition
 
 
-def serve(
-    environment: Mapping[str, str], *, key: Path | None, parent: socket.socket | None = None, **given: Any
-) -> None:
-    """Be one client: find out which, say so, and :func:`run`. The arguments are those of :func:`settings_from`."""
-    settings, partition = settings_from(environment, key=key, **given)
+def serve(settings: SuperNodeSettings, parent: socket.socket | None = None) -> None:
+    """Be one client: find out which, say so, and :func:`run`."""
+    settings, partition = settle(settings)
     print(
-        f"partition-id {partition.id} of {settings.num_partitions} (from {partition.source}),"
+        f"partition-id {partition.id} of {settings.num_clients} (from {partition.source}),"
         f" {settings.threads} thread(s)",
         flush=True,
     )
-    run(settings, parent)
+    run(settings, parent, partition.lease)
 
 
-def run(settings: SuperNodeSettings, parent: socket.socket | None = None) -> None:
+def _variables(settings: SuperNodeSettings, gpu: str | None) -> dict[str, str]:
+    """What Flower and the ClientApp must find in their environment."""
+    # Set without a GPU as well: forks must know that none is there (``warm/parent.py``).
+    variables = {"CUDA_VISIBLE_DEVICES": gpu or ""}
+    # Of several GPUs only the chosen one is left, so its number counts no more.
+    device = Device("cuda") if settings.device.number is not None else settings.device
+    return variables | {"BOUQUET_DEVICE": str(device)} | cores.sleep_soon(with_variables({}))
+
+
+@dataclass
+class SuperNodeContext:
+    """What the patches of a SuperNode know of it.
+
+    Attributes:
+        superlink: host:port that it dials.
+        ca: the federation's ca.crt; None without TLS.
+        key: its node key; None without TLS.
+        lost_after: seconds of silence after which the SuperLink takes it for lost.
+        executor: runs its messages; None where Flower does.
+        latest_error: why the SuperLink was not reached or did not let it in, in one line.
+        exit_status: what it ends with because of that; 0 leaves it to Flower.
+    """
+
+    superlink: str
+    ca: Path | None = None
+    key: Path | None = None
+    lost_after: int = 15
+    executor: "WarmExecutor | None" = None
+    latest_error: str = ""
+    exit_status: int = 0
+
+    def refused(self) -> str:
+        """Why the SuperLink does not complete a TLS handshake with this client; empty where it does, or is not there."""
+        if self.ca is None or self.key is None:
+            return ""
+        return (
+            "" if not ports.is_refused(self.superlink, self.ca, self._certificate()) else self._unknown_key()
+        )
+
+    def wait(self) -> str:
+        """Wait until the SuperLink listens, and return what :meth:`refused` does."""
+        certificate = self._certificate() if self.key and self.ca else None
+        return "" if ports.wait_for_superlink(self.superlink, self.ca, certificate) else self._unknown_key()
+
+    def _certificate(self) -> tuple[bytes, bytes]:
+        assert self.key is not None
+        return client_certificate(keys.load_node_key(self.key)[0])
+
+    def _unknown_key(self) -> str:
+        assert self.key is not None
+        return (
+            f"{self.superlink}: the SuperLink refused this client: its key "
+            f"{keys.fingerprint(keys.load_node_key(self.key)[1])} is not enrolled, or was revoked "
+            "(`bouquet enroll NAME KEY.pub`), or this host's clock is wrong by more than an hour"
+        )
+
+
+def run(settings: SuperNodeSettings, parent: socket.socket | None, lease: IO[str] | None) -> None:
     """Dial the SuperLink and process its messages; returns only when the connection is over for good.
 
     Args:
-        settings: how this client is run.
+        settings: how this client is run, as :func:`settle` filled them in.
         parent: control socket of a warm parent that the host's SuperNodes share; None starts one.
+        lease: the lease of its partition id, where it has one; what hands out keys asks for it.
     """
-    flower.prepare_environment()
-    if settings.ca is not None:
-        if settings.key is None:
-            raise UserError("no key: give --key (BOUQUET_NODE_KEY); `bouquet node-key` makes one")
-        keys.check_client_identity(settings.ca, settings.key)
-    cores.sleep_soon(os.environ)
-    gpu = choose_gpu(os.environ, settings.partition)
-    # Without one as well: what forks must know that no GPU is there (``warm/parent.py``).
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
-    if os.environ.get("BOUQUET_DEVICE", "").startswith("cuda:"):
-        os.environ["BOUQUET_DEVICE"] = "cuda"  # the only one that is left
-    if os.environ.get("BOUQUET_WARM", "1") == "0":
-        _run_stock(settings, "BOUQUET_WARM=0")
-
+    check_switches(settings.patches, tables.NAMES)
+    process.forbid_inspection()
+    gpu = choose_gpu(settings.device, settings.visible_gpus, int(settings.partition_id))
+    flower.prepare_environment(_variables(settings, gpu))
+    logs.escape_records()
+    context = SuperNodeContext(settings.superlink, settings.ca, settings.key, settings.lost_after)
     with flower.imports():
-        from app.fleet import model_cache, refusals, small_objects, waiting
-        from app.fleet.warm import executor as warm
-        from app.fleet.warm.peer import WarmStartError
+        import flwr.client.grpc_rere_client.connection
+        import flwr.supernode.start_client_internal  # noqa: F401 (what the SuperNode imports when it runs)
 
-    if reason := warm.unsupported():
-        _run_stock(settings, reason)
-    executor = warm.WarmExecutor(
-        warm.WarmSettings(
-            node_config=settings.node_config,
-            threads=settings.threads,
-            slots=0 if gpu is not None else max(1, cores.available_cores() // settings.threads),
+        selection = select(tables.SUPERNODE, context, settings.patches)
+    if settings.site_require and allowed_apps.ANY in settings.allowed_apps:
+        raise UserError(
+            "BOUQUET_SITE_REQUIRE cannot be honoured with BOUQUET_ALLOWED_APPS=any: an app can ignore the settings "
+            "of its run; name the apps that you have read"
+        )
+    # Before the key is read: the warm parent is a fork of this process, and apps are forks of that.
+    _begin_executor(settings, selection, context, gpu, parent)
+    if settings.key is not None and settings.key.suffix == hand_out.SUFFIX:
+        context.key = hand_out.fetch(settings.key, int(settings.partition_id), lease)
+        settings = replace(settings, key=context.key)
+    if settings.ca is not None and settings.key is not None:
+        keys.check_client_identity(settings.ca, settings.key)
+    _wait_for_executor(selection, context)
+    if allowed_apps.ANY not in settings.allowed_apps and context.executor is None:
+        raise UserError(
+            f"BOUQUET_ALLOWED_APPS cannot be honoured: patch warm is off ({selection.off.get('warm')}); "
+            "switch it on, or set BOUQUET_ALLOWED_APPS=any"
+        )
+    _say_what_it_accepts(settings, selection)
+    if settings.ca is not None:
+        keys.watch_expiry([settings.ca], lambda line: print(f"warning: {line}", flush=True))
+    selection.install()
+    try:
+        if refusal := context.wait():
+            context.latest_error, context.exit_status = refusal, REFUSED
+            sys.exit(REFUSED)
+        _run_flower(settings, warm=context.executor is not None)
+        # Nobody asked for the end, but Flower would end with 0.
+        context.exit_status = context.exit_status or TRY_AGAIN
+        context.latest_error = context.latest_error or f"{settings.superlink}: the connection ended"
+        sys.exit()
+    except SystemExit:
+        if context.latest_error:
+            print(f"error: {context.latest_error}", file=sys.stderr, flush=True)
+        if context.exit_status:
+            sys.exit(context.exit_status)  # Flower ends with 0
+        raise
+    finally:
+        if context.executor is not None:
+            context.executor.stop()
+
+
+def _begin_executor(
+    settings: SuperNodeSettings,
+    selection: Selection,
+    context: SuperNodeContext,
+    gpu: str | None,
+    parent: socket.socket | None,
+) -> None:
+    """Start the warm parent where its patch is on."""
+    if "warm" not in selection:
+        return
+    with flower.imports():
+        from app.fleet.warm.executor import WarmExecutor, WarmSettings
+
+    threads = settings.threads or 1
+    executor = WarmExecutor(
+        WarmSettings(
+            node_config=node_config(settings),
+            threads=threads,
+            slots=0 if gpu is not None else max(1, cores.available_cores() // threads),
             slots_folder=settings.leases,
             persistent=settings.worker == "persistent" or (settings.worker == "auto" and gpu is not None),
             allowed_apps=settings.allowed_apps,
+            site_require=settings.site_require,
+            reach=_reach(settings),
         ),
         given=parent,
     )
+    executor.begin(fork=True)
+    context.executor = executor
+
+
+def _wait_for_executor(selection: Selection, context: SuperNodeContext) -> None:
+    """Wait for the warm parent. Drop its patch where the parent does not start."""
+    if context.executor is None:
+        return
+    from app.fleet.warm.peer import WarmStartError
+
     try:
-        executor.start(fork=True)
+        context.executor.wait_until_warm()
     except WarmStartError as error:
-        _run_stock(settings, str(error) or "the warm parent ended")
-
-    # Not earlier: the warm parent is a fork of this process while it has one thread, and needs no key.
-    authentication_keys = None
-    if settings.ca is not None and settings.key is not None:
-        keys.watch_expiry([settings.ca], lambda line: print(f"warning: {line}", flush=True))
-        authentication_keys = keys.load_node_key(settings.key)
-
-    from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
-    from flwr.supercore.object_store import ObjectStoreFactory
-    from flwr.supernode import start_client_internal as internal
-    from flwr.supernode.nodestate import NodeStateFactory
-
-    small_objects.install_supernode(internal)
-    warm.install(executor)
-    model_cache.install(internal)
-    waiting.install(internal)
-    why = refusals.install(internal, settings.superlink)
-    waiting.wait_for_port(settings.superlink, settings.ca)
-    try:
-        internal.start_client_internal(
-            state_factory=NodeStateFactory(objectstore_factory=ObjectStoreFactory()),
-            server_address=settings.superlink,
-            node_config=settings.node_config,
-            root_certificates=settings.ca.read_bytes() if settings.ca else None,
-            insecure=settings.ca is None,
-            transport=TRANSPORT_TYPE_GRPC_RERE,
-            authentication_keys=authentication_keys,
-            isolation=ISOLATION_MODE_PROCESS,
-            health_server_address=settings.health_address,
-        )
-    except SystemExit:
-        if reason := why():
-            print(f"error: {reason}", file=sys.stderr, flush=True)
-        raise
-    finally:
-        executor.stop()
+        context.executor = None
+        selection.drop("warm", str(error) or "the warm parent ended")
 
 
-def settings_from(
-    environment: Mapping[str, str], *, key: Path | None, **given: Any
-) -> tuple[SuperNodeSettings, partition_id.PartitionId]:
-    """Read a client's settings at the edge: the command line's values over the environment's.
+def _reach(settings: SuperNodeSettings) -> "Reach | None":
+    """What this client's apps may reach; None where they are not confined."""
+    from app.fleet.warm.confinement import Reach
 
-    ``key`` may be a folder that holds ``<partition id>.key`` for each replica of a host.
+    if settings.confinement == "off":
+        return None
+    variables = with_variables({})
+    reads = [
+        variables.get(DATA_VARIABLE),
+        variables.get("BOUQUET_DATASET"),
+        *settings.app_reads,
+    ]
+    writes = [variables.get("BOUQUET_ARTEFACTS")]
+    hidden = (
+        [str(path) for path in (settings.key, *settings.key.parent.glob("*.key"))] if settings.key else []
+    )
+    return Reach(*(tuple(str(Path(p).absolute()) for p in paths if p) for paths in (reads, writes, hidden)))
+
+
+def _say_what_it_accepts(settings: SuperNodeSettings, selection: Selection) -> None:
+    """The apps and the runs that this client lets in, and what its apps can reach. Raises UserError like the last."""
+    print(allowed_apps.describe(settings.allowed_apps), flush=True)
+    if settings.site_require:
+        print(f"runs must have {settings.site_require}", flush=True)
+    _say_what_confines(settings, selection)
+
+
+def _say_what_confines(settings: SuperNodeSettings, selection: Selection) -> None:
+    """One line on what an app can reach.
 
     Raises:
-        UserError: a value cannot be used; the message names its setting.
+        UserError: confinement is required, and this kernel or this SuperNode cannot confine.
     """
-    clients = environment.get("NUM_CLIENTS", "") or "1"
-    if not clients.isdigit() or int(clients) < 1:
-        raise UserError(f"NUM_CLIENTS={clients!r} is not a whole number of at least 1")
-    num_partitions = int(clients)
-    partition = partition_id.resolve(environment, num_partitions)
-    leases = environment.get("BOUQUET_LEASES", "")
-    replicas = environment.get("BOUQUET_LOCAL_REPLICAS", "") or (str(num_partitions) if leases else "1")
-    if not replicas.isdigit():
-        raise UserError(f"BOUQUET_LOCAL_REPLICAS={replicas!r} is not a whole number")
-    worker = environment.get("BOUQUET_WORKER", "") or "auto"
-    if worker not in ("auto", "fork", "persistent"):
-        raise UserError(f"BOUQUET_WORKER={worker!r} is not one of auto, fork, persistent")
-    settings = SuperNodeSettings(
-        num_partitions=num_partitions,
-        partition=partition.id,
-        local_replicas=int(replicas),
-        threads=cores.threads_per_client(environment, int(replicas)),
-        leases=Path(leases) if leases else None,
-        allowed_apps=apps.parse_allowed(environment.get("BOUQUET_ALLOWED_APPS", "")),
-        worker=worker,
-        key=key / f"{partition.id}.key" if key is not None and key.is_dir() else key,
-        **given,
+    from app.fleet.warm.confinement import detect
+
+    kernel = detect()
+    if settings.confinement == "off":
+        line = "apps are not confined: BOUQUET_CONFINEMENT=off"
+    elif "warm" in selection:
+        line = kernel.describe()
+    else:
+        line = f"apps are not confined: patch warm is off ({selection.off['warm']})"
+    if settings.confinement == "required" and not (kernel.is_whole and "warm" in selection):
+        raise UserError(f"BOUQUET_CONFINEMENT=required cannot be honoured: {line}")
+    print(line, flush=True)
+
+
+def _run_flower(settings: SuperNodeSettings, *, warm: bool) -> None:
+    """Run Flower's SuperNode in this process. Its own command also serves the Runtime API, which only its SuperExec needs."""
+    if not warm:
+        from flwr.supernode.cli.flower_supernode import flower_supernode
+
+        select(tables.SUPERNODE_HTTP, settings, settings.patches).install()
+        set_variables({"OMP_NUM_THREADS": str(settings.threads)})
+        sys.argv = ["flower-supernode", *arguments(settings)]
+        flower_supernode()
+        return
+    from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supernode.nodestate import NodeStateFactory
+    from flwr.supernode.start_client_internal import start_client_internal
+
+    start_client_internal(
+        state_factory=NodeStateFactory(objectstore_factory=ObjectStoreFactory()),
+        server_address=settings.superlink,
+        node_config=node_config(settings),
+        root_certificates=settings.ca.read_bytes() if settings.ca else None,
+        insecure=settings.ca is None,
+        transport=TRANSPORT_TYPE_GRPC_RERE,
+        authentication_keys=keys.load_node_key(settings.key) if settings.ca and settings.key else None,
+        isolation=ISOLATION_MODE_PROCESS,
+        health_server_address=health_address(settings),
     )
-    return settings, partition

@@ -1,1 +1,1 @@
-"""Model, data store, training loop and client: knows nothing of Flower's processes."""
+"""Model, training loop and client. This room does not know Flower's processes."""

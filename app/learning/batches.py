@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.learning.store import Split
+from app.learning.data.store import Split
 
 PAD = 4  # pixels on each side from which `augment` crops
 
@@ -18,7 +18,7 @@ class Examples:
     """A split as tensors: images uint8 [N, C, H, W] and labels int64 [N], on the device if they fit.
 
     On the CPU the tensors share the store's memory map. On a GPU they take at most half of its free
-    memory, so that several clients can share it; what is larger stays in pinned memory on the host.
+    memory, so that several clients can share it. Larger data stays in pinned memory on the host.
     """
 
     def __init__(self, split: Split, device: torch.device) -> None:
@@ -66,7 +66,7 @@ def epoch(
     """One shuffled pass: normalised images [B, C, H, W] and labels [B], on the device.
 
     Every random number comes from ``generator`` (on the CPU), so a GPU sees the same batches. With
-    ``lone_last=False`` a last batch of one example joins the one before it: BatchNorm cannot take it.
+    ``lone_last=False`` a last batch of one example joins the one before it, because BatchNorm needs two.
     """
     order = torch.randperm(len(examples), generator=generator)
     batches = list(torch.split(order, batch_size))
@@ -82,8 +82,8 @@ def epoch(
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Random crop with padding and random flip of a batch uint8 [N, C, H, W].
 
-    ``torchvision.transforms.v2`` draws once per call, the same crop for the whole batch. This draws
-    for every picture and still is a single gather.
+    ``torchvision.transforms.v2`` crops the whole batch at one place. This function draws a place for each
+    picture, and still is a single gather.
     """
     count, channels, height, width = images.shape
     device = images.device

@@ -13,21 +13,27 @@ from flwr.client import NumPyClient
 from flwr.common import NDArrays, Scalar
 from torch import nn
 
+from app.environment import whole
 from app.errors import UserError
-from app.learning import arrays as codec
+from app.learning import weights
 from app.learning.batches import Examples
+from app.learning.data.store import Split, Store, default_path
 from app.learning.model import build_model
-from app.learning.store import Split, Store, default_path
 from app.learning.training import choose_device, evaluate, round_seed, train
+from app.packing import arrays as packing
 from app.settings import RunSettings
 
+# What a client reports beside `num-examples`. The server goes by these names where clients report different ones.
+_WHO = ("partition-id", "on-gpu")
+TRAIN_METRICS = ("train_loss", "train_accuracy", "train_s", *_WHO)
+EVALUATE_METRICS = ("eval_loss", "eval_accuracy", "eval_s", *_WHO)
 PERSONAL = "personal-layers"  # record in a client's state, which never leaves it
 
 
 class FlowerClient(NumPyClient):
     """Trains and evaluates one model on one client's examples.
 
-    Parameters travel as a list of arrays in the order of :func:`app.learning.arrays.state_tensors`, without
+    Parameters travel as a list of arrays in the order of :func:`app.learning.weights.state_tensors`, without
     the layers named in ``settings.personal_layers``.
     """
 
@@ -50,11 +56,11 @@ class FlowerClient(NumPyClient):
 
     def get_parameters(self, config: Mapping[str, Scalar]) -> NDArrays:
         """The model's shared weights."""
-        return codec.get_list(self.model, self.settings.personal_prefixes)
+        return weights.get_list(self.model, self.settings.personal_prefixes)
 
     def set_parameters(self, parameters: NDArrays) -> None:
         """Take over shared weights. Raises ValueError when they are of another model."""
-        codec.set_list(self.model, parameters, self.settings.personal_prefixes)
+        weights.set_list(self.model, parameters, self.settings.personal_prefixes)
 
     def fit(self, parameters: NDArrays, config: dict[str, Scalar]) -> tuple[NDArrays, int, dict[str, Scalar]]:
         """Train for ``local-epochs`` from ``parameters``; ``config`` may hold ``server-round``.
@@ -74,7 +80,7 @@ class FlowerClient(NumPyClient):
                 seed=round_seed(self.settings.seed, self.partition_id, server_round),
                 device=self.device,
                 server_round=server_round,
-                global_params=codec.state_tensors(self.model),
+                global_params=weights.state_tensors(self.model),
             )
         }
         parameters = self.get_parameters({})  # waits for a GPU to finish
@@ -102,7 +108,7 @@ class FlowerClient(NumPyClient):
 def client_fn(context: Context, device: torch.device | None = None) -> FlowerClient:
     """The client of this node: ``partition-id`` and ``num-partitions`` come from ``context.node_config``.
 
-    Personal layers that an earlier round left in ``context.state`` are put back.
+    It takes its personal layers back from ``context.state``, where an earlier round left them.
 
     Raises:
         UserError: bad settings, no data, or a partition id that is no number or out of range.
@@ -139,30 +145,27 @@ def keep_personal(client: FlowerClient, context: Context) -> None:
     """Leave the client's personal layers in ``context.state`` for its next round."""
     prefixes = client.settings.personal_prefixes
     if prefixes:
-        own = {n: a for n, a in codec.get_arrays(client.model).items() if codec.is_personal(n, prefixes)}
-        context.state[PERSONAL] = codec.to_record(own)
+        own = {n: a for n, a in weights.get_arrays(client.model).items() if weights.is_personal(n, prefixes)}
+        context.state[PERSONAL] = packing.to_record(own)
 
 
 def node_number(node_config: Mapping[str, Any], key: str) -> int:
     """A whole number of the node's configuration. Raises UserError when it is none, or negative."""
     value = node_config.get(key)
     try:
-        number = int(str(value))
-    except ValueError:
-        number = -1
-    if number < 0 or isinstance(value, bool):
+        return int(whole().parse(str(value)))
+    except ValueError as error:
         raise UserError(
-            f"node config: {key}={value!r} must be a whole number; start the node with {key}=0 or more"
-        )
-    return number
+            f"node config: {key}={value!r} must be {error}; start the node with {key}=0 or more"
+        ) from None
 
 
 def _restore_personal(client: FlowerClient, context: Context) -> None:
-    kept = codec.from_record(context.state.array_records[PERSONAL])
-    codec.set_arrays(client.model, codec.get_arrays(client.model) | kept)
+    kept = packing.from_record(context.state.array_records[PERSONAL])
+    weights.set_arrays(client.model, weights.get_arrays(client.model) | kept)
 
 
-# What a warm process keeps between messages. None of it changes: a message gets a copy of the model.
+# A warm process keeps these between messages. Nothing changes them: a message gets a copy of the model.
 
 
 @functools.lru_cache(maxsize=4)

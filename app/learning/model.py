@@ -18,8 +18,8 @@ SMALL = 64  # pictures up to this side get a stem that keeps their size
 class MaxPool2x2(nn.MaxPool2d):
     """``nn.MaxPool2d(2)``; without gradients on a CPU by two comparisons of the whole tensor, many times as fast.
 
-    PyTorch 2.15 pools channels-last tensors sixteen channels at a time and one by one what is left: the six of the
-    tutorial's first layer cost as much as its convolution.
+    PyTorch 2.15 pools channels-last tensors sixteen channels at a time, and the remaining ones one by one. The six
+    channels of the tutorial's first layer cost as much as its convolution.
     """
 
     def __init__(self) -> None:
@@ -74,9 +74,9 @@ def build_model(
 ) -> nn.Module:
     """The model that ``settings`` name, for pictures of ``shape`` (C, H, W), float32 on the CPU.
 
-    The first weights depend on ``settings.seed`` alone, or come from the file ``settings.weights``;
-    a client passes ``load_weights=False``: it has no such file, and gets its weights from the server.
-    The caller's random state is left as it was.
+    The first weights depend on ``settings.seed`` alone, or come from the file ``settings.weights``. A client
+    passes ``load_weights=False``, because it has no such file and gets its weights from the server. The
+    caller's random state does not change.
 
     Raises:
         UserError: an unknown name, a shape the model cannot take, or a weights file that does not fit.
@@ -93,7 +93,7 @@ def build_model(
     elif settings.privacy != "none" and any(
         isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()
     ):
-        # Clipping and noise act on running variances too, and a negative variance is no number.
+        # Clipping and noise change running variances too, and a negative variance makes NaN.
         raise UserError(f"privacy={settings.privacy!r} with model {settings.model!r} needs norm='group'")
     if settings.model != "cnn":
         _try_one_picture(model, settings.model, shape)
@@ -155,9 +155,8 @@ def _torchvision(name: str, shape: Shape, num_classes: int) -> nn.Module:
 def _group_norm(model: nn.Module) -> None:
     """Replace every BatchNorm by a GroupNorm, in place.
 
-    BatchNorm's running mean and variance are of one client's data. Averaged over clients whose labels
-    differ they describe nobody, and the global model loses accuracy that no number of rounds brings
-    back (Hsieh et al. 2020, "The Non-IID Data Quagmire"). GroupNorm normalises each picture by itself.
+    BatchNorm's running mean and variance describe one client's data. Their average over clients with different
+    labels describes no client, and the global model loses accuracy that more rounds do not bring back (Hsieh et al. 2020, "The Non-IID Data Quagmire"). GroupNorm normalises each picture by itself.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
@@ -179,7 +178,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _try_one_picture(model: nn.Module, name: str, shape: Shape) -> None:
-    """Networks for large pictures shrink small ones to nothing; better to know before the first round."""
+    """Raise UserError for a picture size that the network shrinks to nothing."""
     model.eval()
     try:
         with torch.inference_mode():

@@ -1,7 +1,6 @@
 """Training and evaluating a model on one client's split."""
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,14 +10,13 @@ import torch.nn.functional as F
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
-from app.errors import UserError
-from app.learning import arrays as codec
+from app.environment import AppEnvironment, read
+from app.learning import weights
 from app.learning.batches import Examples, epoch
+from app.learning.data.store import Split
 from app.learning.optimizer import Optimizer, learning_rate
-from app.learning.store import Split
+from app.packing import arrays as packing
 from app.settings import RunSettings
-
-DEVICE_VARIABLE = "BOUQUET_DEVICE"
 
 
 def choose_device(partition_id: int = 0) -> torch.device:
@@ -30,19 +28,9 @@ def choose_device(partition_id: int = 0) -> torch.device:
     Raises:
         UserError: an unknown value, or a GPU that is not there.
     """
-    wanted = os.environ.get(DEVICE_VARIABLE) or "auto"
-    if wanted == "cpu":
-        return torch.device("cpu")
-    kind, _, number = wanted.partition(":")
-    if kind not in ("auto", "cuda") or (number and not number.isdigit()):
-        raise UserError(f"{DEVICE_VARIABLE}={wanted} must be auto, cpu, cuda or cuda:N")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto" and count == 0:
-        return torch.device("cpu")
-    index = int(number) if number else partition_id % max(count, 1)
-    if index >= count:
-        raise UserError(f"{DEVICE_VARIABLE}={wanted}: {count} GPUs are visible; use cpu or auto")
-    return torch.device("cuda", index)
+    index = read(AppEnvironment).device.choose(count, partition_id)
+    return torch.device("cpu") if index is None else torch.device("cuda", index)
 
 
 def round_seed(seed: int, partition_id: int, server_round: int) -> int:
@@ -150,7 +138,7 @@ def evaluate_arrays(
 
     Raises ValueError when ``arrays`` are of another model.
     """
-    codec.set_arrays(model, codec.from_record(arrays), exclude)
+    weights.set_arrays(model, packing.from_record(arrays), exclude)
     return evaluate(model, split, device=device, settings=settings)
 
 
@@ -179,7 +167,7 @@ def _precision(settings: RunSettings | None, device: torch.device) -> contextlib
 
 @contextlib.contextmanager
 def _seeded_dropout(seed: int, device: torch.device) -> Any:
-    """Dropout draws from the global generators: seed them for the body, then put them back."""
+    """Seed the global generators, from which dropout draws, for the body; then restore them."""
     with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

@@ -1,29 +1,37 @@
-"""The rounds of a run: Flower's strategies choose and average, this loop sends, waits, screens and records.
+"""The rounds of a run: Flower's strategies choose and average, this loop sends, waits, screens and emits events.
 
-It does what ``Strategy.start`` does, in the same order for the strategy, with three differences: the replies
-that cannot be right are left out, the replies are averaged in the order of their partition ids (so that a
-seeded run repeats bit for bit), and the server evaluates the global model while the clients evaluate it.
+It does what ``Strategy.start`` does, in the same order for the strategy, with four differences. Replies that cannot be
+right are left out. A phase ends by a rule, and one with too few usable replies is tried again. Replies are averaged in
+the order of their partition ids, so that a seeded run repeats bit for bit. The server evaluates the global model while
+the clients evaluate it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.exception import PrivacyBudgetExhausted
-from flwr.serverapp.strategy import Strategy
 
-from app.learning.arrays import from_record, to_record
-from app.rounds.grid import Exchange, OrderedGrid, exchange, wait_for_nodes
+from app.errors import RunStopped
+from app.packing.arrays import NDArray, from_record, to_record
+from app.packing.transport import forget, traffic
+from app.rounds import events
+from app.rounds.enough import Rule, needed, quorum
+from app.rounds.goal import Goal
+from app.rounds.partitions import Partitions
+from app.rounds.phases import Exchange, OrderedGrid, wait_for_nodes
 from app.rounds.privacy import privacy_report
-from app.rounds.results import ResultsFolder, Summary
-from app.rounds.screening import Rejection, screen, screen_evaluation
+from app.rounds.screening import NUM_EXAMPLES, Known, Rejection, Screened, noted, screen, screen_evaluation
+from app.rounds.state.run import RunState
+from app.rounds.state.strategy import keep_strategy, strategy_state
 from app.settings import RunSettings
 
 Evaluate = Callable[[ArrayRecord], tuple[float, float]]
+PARTITIONS_WITHIN_S = 60.0
 
 
 @dataclass
@@ -32,196 +40,423 @@ class Rounds:
 
     Attributes:
         grid: Flower's grid.
-        strategy: one of Flower's strategies.
         settings: the run's settings.
+        state: where the run stands; each round moves it on.
         evaluate: loss and accuracy of a model on the server's test split.
-        folder: where results go.
-        summary: what ``summary.json`` will hold; filled as the rounds go.
-        names: client names by node id, for the log.
+        emit: takes the events of the run.
+        names: the names that clients were enrolled under, by node id, as they are known now.
+        known: what is known of the replies of a phase, ``train`` or ``evaluate``, before they come.
         data: ``shape`` and ``classes`` of the server's pictures; each client compares them with its own.
-        say: prints one line of progress.
+        after_round: called with the state after each round, after the round's event.
+        between_rounds: called before each further round; what it raises ends the run.
     """
 
     grid: Grid
-    strategy: Strategy
     settings: RunSettings
+    state: RunState
     evaluate: Evaluate
-    folder: ResultsFolder
-    summary: Summary
-    names: dict[int, str]
-    data: ConfigRecord
-    say: Callable[[str], None]
+    emit: Callable[[events.Event], None]
+    names: Callable[[], Mapping[int, str]] = dict
+    known: Callable[[str], Known] = lambda _: Known()
+    data: ConfigRecord = field(default_factory=ConfigRecord)
+    after_round: Callable[[RunState], None] = lambda _: None
+    between_rounds: Callable[[], None] = lambda: None
+    _partitions: Partitions = field(init=False)
     _ordered: Any = field(init=False)  # an OrderedGrid, which the strategies take for a Grid
-    _seen_examples: dict[int, int] = field(default_factory=dict)
-    _bytes: list[tuple[int, int]] = field(default_factory=list)
+    _names: Mapping[int, str] = field(default_factory=dict)
+    _stale: dict[str, int] = field(default_factory=dict)  # messages without a reply, and their round
+    _clients: int = 0  # that the run has, or wants
 
     def __post_init__(self) -> None:
         self._ordered = OrderedGrid(self.grid)
+        self._ordered.partition_of = self.state.partition_of
+        self._partitions = Partitions(
+            self.state.partition_of, self._left, lambda node: self._client(node).label
+        )
+        self._goal = Goal(self.settings, self.state.summary.best)
 
-    def run(self, arrays: ArrayRecord) -> ArrayRecord:
-        """Train for ``num-server-rounds`` rounds from ``arrays``; returns the last global model."""
+    def run(self) -> str:
+        """Train from ``state`` until ``num-server-rounds`` rounds are done; why it ended before that, if it did.
+
+        Raises:
+            RunStopped: too few clients are there, or too few of their replies are of use.
+        """
+        settings, state = self.settings, self.state
+        self._connect()
+        for server_round in range(state.round + 1, settings.num_server_rounds + 1):
+            try:
+                finished = self._round(server_round)
+            except PrivacyBudgetExhausted as spent:
+                self.emit(events.PrivacyBudgetSpent(server_round, str(spent)))
+                return f"the privacy budget is spent: {spent}"
+            state.round = server_round
+            self.emit(finished)
+            self.after_round(state)
+            if reason := self._goal.reached(server_round, finished.accuracy, finished.client_accuracy):
+                return reason
+            if server_round < settings.num_server_rounds:
+                self.between_rounds()
+        return ""
+
+    def evaluate_model(self) -> str:
+        """Have every client evaluate the model of ``state``. Raises RunStopped as :meth:`run` does."""
+        self._connect()
+        self._names = self.names()
+        central: list[float] = []
+        evaluated, by_clients = self._evaluate_with_clients(
+            0, lambda: central.extend(self.evaluate(self.state.arrays))
+        )
+        loss, accuracy = central
+        self.emit(events.ModelEvaluated(self.settings.weights, loss, accuracy, by_clients, evaluated))
+        return ""
+
+    def _connect(self) -> None:
+        """Wait for the clients, and tell which are there."""
         settings = self.settings
-        nodes = wait_for_nodes(self.grid, settings.min_available_nodes, self.say)
-        self.say(f"{len(nodes)} clients connected")
+        # A run that goes on does not wait for clients that it had lost before.
+        nodes = self._wait_for_clients(self.state.clients or settings.min_available_nodes)
+        self._clients = max(len(nodes), settings.min_available_nodes)
         if settings.fraction_train < 1:
             self._learn_partitions(nodes)
-        self.summary.num_clients = len(nodes)
-        start = time.monotonic()
-        for server_round in range(1, settings.num_server_rounds + 1):
-            begun = time.monotonic()
-            try:
-                arrays = self._round(server_round, arrays)
-            except PrivacyBudgetExhausted as spent:
-                self.say(f"round {server_round}: not run, the privacy budget is spent: {spent}")
-                break
-            self.summary.privacy = privacy_report(self.strategy, settings, server_round)
-            self.summary.round_s.append(round(time.monotonic() - begun, 3))
-            self.summary.wall_s = round(time.monotonic() - start, 3)
-            self._record_bytes(len(nodes))
-            self.folder.write_model(arrays)
-            self.folder.write_summary(self.summary)
-        return arrays
+        self.emit(events.ClientsConnected([self._client(node) for node in nodes]))
 
     # -- one round ------------------------------------------------------------------------------
 
-    def _round(self, server_round: int, arrays: ArrayRecord) -> ArrayRecord:
+    def _round(self, server_round: int) -> events.RoundFinished:
         begun = time.monotonic()
-        trained, arrays, train_loss = self._train(server_round, arrays)
+        self._names = self.names()
+        self._forget_before(server_round - 1)
+        trained, train_loss = self._train(server_round)
         central: list[float] = []
         evaluated, by_clients = self._evaluate_with_clients(
-            server_round, arrays, lambda: central.extend(self.evaluate(arrays))
+            server_round, lambda: central.extend(self.evaluate(self.state.arrays))
         )
         loss, accuracy = central
-        self.summary.rounds, self.summary.loss, self.summary.accuracy = server_round, loss, accuracy
-        self.summary.accuracy_per_round.append(round(accuracy, 6))
-        self.summary.client_accuracy_per_round.append(None if by_clients is None else round(by_clients, 6))
-        self.folder.add_row(round=server_round, phase="server", loss=loss, accuracy=accuracy)
-        self.say(
-            f"round {server_round}/{self.settings.num_server_rounds}  accuracy {accuracy:.4f}  loss {loss:.4f}"
-            + (f"  training loss {train_loss:.4f}" if train_loss is not None else "")
-            + (f"  clients' accuracy {by_clients:.4f}" if by_clients is not None else "")
-            + f"  {time.monotonic() - begun:.1f} s  ({trained} trained, {evaluated} evaluated)"
+        return events.RoundFinished(
+            round=server_round,
+            rounds=self.settings.num_server_rounds,
+            seconds=time.monotonic() - begun,
+            loss=loss,
+            accuracy=accuracy,
+            train_loss=train_loss,
+            client_accuracy=by_clients,
+            trained=trained,
+            evaluated=evaluated,
+            traffic=traffic(self.grid),
+            privacy=privacy_report(self.state.strategy, self.settings, server_round + self.state.repeated),
+            best=self._goal.judge(server_round, loss, accuracy, by_clients),
         )
-        return arrays
 
-    def _train(self, server_round: int, arrays: ArrayRecord) -> tuple[int, ArrayRecord, float | None]:
-        self._ordered.draw = f"{self.settings.seed}/{server_round}/train"
-        messages = self.strategy.configure_train(server_round, arrays, self._config(), self._ordered)
-        came = exchange(
-            self.grid, messages, timeout=self.settings.round_timeout, dtype=self.settings.update_dtype
+    def _train(self, server_round: int) -> tuple[int, float | None]:
+        """Replace the global model by the average of the clients'; how many trained, and their mean loss."""
+        state, strategy = self.state, self.state.strategy
+        wanted = self._wanted(self.settings.fraction_train, self.settings.min_train_nodes)
+        self._prepare_choice(f"{self.settings.seed}/{server_round}/train", wanted)
+        state.clients = len(self._ordered.nodes)
+        messages = list(strategy.configure_train(server_round, state.arrays, self._config(), self._ordered))
+        accepted = self._phase(
+            server_round,
+            "train",
+            messages,
+            lambda replies: screen(
+                replies,
+                state.arrays,
+                known=self.known("train"),
+                seen_examples=state.seen_examples,
+                names=self._labels(),
+            ),
+            wanted=wanted,
         )
-        accepted, rejected = screen(came.replies, arrays, seen_examples=self._seen_examples, names=self.names)
-        self._note_failures(server_round, "train", came, rejected)
-        accepted.sort(key=self._partition)
-        if not accepted:
-            self.say(f"round {server_round}: no usable reply; the model stays as it was")
-            return 0, arrays, None
-        self._record(server_round, "train", accepted, came)
-        averaged, metrics = self.strategy.aggregate_train(server_round, accepted)
-        return len(accepted), _like(arrays, averaged), _value(metrics, "train_loss")
+        restore = keep_strategy(strategy)
+        averaged, metrics = strategy.aggregate_train(server_round, accepted)
+        arrays = _like(state.arrays, averaged)
+        if _finite(from_record(arrays)) and _finite(strategy_state(strategy)[0]):
+            state.arrays = arrays
+        else:
+            restore()
+            self.emit(events.AverageRefused(server_round, "the average is not finite"))
+        return len(accepted), _value(metrics, "train_loss")
 
     def _evaluate_with_clients(
-        self, server_round: int, arrays: ArrayRecord, meanwhile: Callable[[], None]
+        self, server_round: int, meanwhile: Callable[[], None]
     ) -> tuple[int, float | None]:
         """How many clients evaluated the model, and their weighted mean accuracy."""
-        self._ordered.draw = f"{self.settings.seed}/{server_round}/evaluate"
-        messages = self.strategy.configure_evaluate(server_round, arrays, self._config(), self._ordered)
-        came = exchange(self.grid, messages, timeout=self.settings.round_timeout, meanwhile=meanwhile)
-        accepted, rejected = screen_evaluation(came.replies, names=self.names)
-        self._note_failures(server_round, "evaluate", came, rejected)
-        accepted.sort(key=self._partition)
-        if not accepted:
+        strategy, settings = self.state.strategy, self.settings
+        if not settings.fraction_evaluate:
+            meanwhile()
             return 0, None
-        self._record(server_round, "evaluate", accepted, came)
-        metrics = self.strategy.aggregate_evaluate(server_round, accepted)
+        wanted = self._wanted(settings.fraction_evaluate, settings.min_evaluate_nodes)
+        self._prepare_choice(f"{settings.seed}/{server_round}/evaluate", wanted)
+        messages = list(
+            strategy.configure_evaluate(server_round, self.state.arrays, self._config(), self._ordered)
+        )
+        accepted = self._phase(
+            server_round,
+            "evaluate",
+            messages,
+            lambda replies: screen_evaluation(replies, known=self.known("evaluate"), names=self._labels()),
+            wanted=wanted,
+            meanwhile=meanwhile,
+        )
+        metrics = strategy.aggregate_evaluate(server_round, accepted)
         return len(accepted), _value(metrics, "eval_accuracy")
+
+    def _phase(
+        self,
+        server_round: int,
+        phase: str,
+        messages: list[Message],
+        screened: Callable[[list[Message]], Screened],
+        *,
+        wanted: int,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[Message]:
+        """Ask, wait and screen; the accepted replies in the order of their partition ids.
+
+        Raises:
+            RunStopped: too few replies are of use, also after ``round-retries`` further tries.
+        """
+        begun = time.monotonic()
+        clients = [self._client(message.metadata.dst_node_id) for message in messages]
+        self.emit(events.PhaseStarted(server_round, phase, clients))
+        exchange = Exchange(
+            self.grid,
+            self.settings.update_dtype,
+            lost=lambda node: self.emit(events.ClientLost(server_round, phase, self._client(node))),
+            returned=lambda node: self.emit(events.ClientReturned(server_round, phase, self._client(node))),
+            stale=self._stale,
+        )
+        exchange.send(messages)
+        meanwhile()
+        exchange.wait(self._enough(phase, wanted), begun)
+        accepted, rejected = self._screened(server_round, phase, exchange, screened)
+        least, retries = self._least(phase, wanted), self.settings.round_retries
+        for attempt in range(1, retries + 1):
+            if len(accepted) >= least:
+                break
+            self.emit(events.PhaseRetried(server_round, phase, len(accepted), least, attempt, retries))
+            exchange.send_again(self._to_ask(exchange, accepted, wanted))
+            exchange.wait(self._enough(phase, wanted))
+            accepted, rejected = self._screened(server_round, phase, exchange, screened)
+        self._stale |= dict.fromkeys(exchange.open, server_round)
+        self._tell(server_round, phase, exchange, accepted, rejected, begun)
+        if len(accepted) < least:
+            raise RunStopped(self._too_few(server_round, phase, len(accepted), least, wanted))
+        return accepted
+
+    def _screened(
+        self,
+        server_round: int,
+        phase: str,
+        exchange: Exchange,
+        screened: Callable[[list[Message]], Screened],
+    ) -> tuple[list[Message], list[Rejection]]:
+        """The usable replies, in the order of their partition ids, and those left out, which are told."""
+        claims = [(reply, self._claim(reply)) for reply in exchange.replies.values()]
+        accepted, rejected, limited = screened([reply for reply, fault in claims if not fault])
+        names = self._labels()
+        rejected += [noted("Left out", reply, fault, names) for reply, fault in claims if fault]
+        for rejection in rejected:
+            client = self._client(rejection.node_id)
+            self.emit(events.ReplyRejected(server_round, phase, client, rejection.reason))
+        for limit in limited:
+            self.emit(events.ReplyLimited(server_round, phase, self._client(limit.node_id), limit.reason))
+        accepted.sort(key=lambda reply: self._ordered.partition(reply.metadata.src_node_id))
+        return accepted, rejected
+
+    def _tell(
+        self,
+        server_round: int,
+        phase: str,
+        exchange: Exchange,
+        accepted: list[Message],
+        rejected: list[Rejection],
+        begun: float,
+    ) -> None:
+        """Emit what became of each client, and of the phase."""
+        seconds = time.monotonic() - begun
+        for node, reason in exchange.missing.items():
+            reason = reason or f"no reply within {seconds:.1f} s (round-deadline, grace)"
+            self.emit(events.ReplyLate(server_round, phase, self._client(node), reason))
+        for reply in accepted:
+            self.emit(self._accepted(server_round, phase, reply, exchange))
+        self.emit(
+            events.PhaseFinished(
+                server_round,
+                phase,
+                accepted=len(accepted),
+                rejected=len(rejected),
+                late=len(exchange.missing),
+                seconds=seconds,
+                bytes_down=sum(exchange.bytes_down.values()),
+                bytes_up=sum(exchange.bytes_up.values()),
+                arrived_late=exchange.arrived_late,
+            )
+        )
+
+    def _forget_before(self, server_round: int) -> None:
+        """Wait no longer for late replies to earlier rounds, so that they take no memory."""
+        old = [message for message, number in self._stale.items() if number < server_round]
+        if old:
+            forget(self.grid, old)
+        for message in old:
+            del self._stale[message]
+
+    # -- how many are enough --------------------------------------------------------------------
+
+    def _wanted(self, fraction: float, least: int) -> int:
+        """The clients that a phase would ask if all were there."""
+        return min(self._clients, max(int(self._clients * fraction), least, 1))
+
+    def _least(self, phase: str, wanted: int) -> int:
+        settings = self.settings
+        fewest = settings.fewest_updates if phase == "train" else 1
+        return needed(settings.min_replies, wanted, strict=settings.strict, fewest=fewest)
+
+    def _enough(self, phase: str, wanted: int) -> Rule:
+        return quorum(self._least(phase, wanted), self.settings.round_deadline, self.settings.grace)
+
+    def _to_ask(self, exchange: Exchange, accepted: list[Message], wanted: int) -> list[int]:
+        """Who is asked in a further try, of those there: first clients not asked yet, then those without a usable reply."""
+        here = [node for node in self._ordered.get_node_ids() if node not in exchange.working]
+        short = wanted - len(accepted) - len(exchange.working & set(self.grid.get_node_ids()))
+        done = {reply.metadata.src_node_id for reply in accepted}
+        before = [node for node in here if node in exchange.asked and node not in done]
+        others = [node for node in here if node not in exchange.asked]
+        return [*others, *before][: max(short, 0)]
+
+    def _prepare_choice(self, draw: str, wanted: int) -> None:
+        """Let the strategy choose among the clients that are there, once there are enough."""
+        ordered, settings = self._ordered, self.settings
+        ordered.nodes = self._wait_for_clients(self._least(draw.rpartition("/")[2], wanted))
+        ordered.draw = draw
+        # A wrapper for privacy holds the strategy that chooses.
+        inner: Any = getattr(self.state.strategy, "strategy", self.state.strategy)
+        inner.min_available_nodes = 1
+        inner.min_train_nodes = min(max(settings.min_train_nodes, 1), len(ordered.nodes))
+        inner.min_evaluate_nodes = min(max(settings.min_evaluate_nodes, 1), len(ordered.nodes))
+
+    def _wait_for_clients(self, wanted: int) -> list[int]:
+        """The connected nodes: ``wanted`` or, when ``wait-for-clients`` is over, enough for a phase.
+
+        Raises:
+            RunStopped: there are fewer.
+        """
+        limit = self.settings.wait_for_clients
+        nodes = wait_for_nodes(self.grid, wanted, limit, lambda here: self._awaited(here, wanted))
+        least = min(
+            wanted, needed(self.settings.min_replies, self._clients or wanted, strict=self.settings.strict)
+        )
+        if len(nodes) < least:
+            missing = self._missing(nodes, wanted)
+            names = f"; missing: {', '.join(missing)}" if missing else ""
+            raise RunStopped(
+                f"{len(nodes)} of {wanted} clients are connected after {limit:g} s (wait-for-clients), "
+                f"and {least} are needed (min-replies, strict){names}; start them, and run again to go on"
+            )
+        return nodes
+
+    def _too_few(self, server_round: int, phase: str, accepted: int, least: int, wanted: int) -> str:
+        missing = self._missing(list(self.grid.get_node_ids()), wanted)
+        names = f"; offline: {', '.join(missing)}" if missing else ""
+        return (
+            f"round {server_round}: {phase} has {accepted} usable replies of {least} that min-replies or strict "
+            f"asks for, also after {self.settings.round_retries} further tries (round-retries){names}; "
+            "look at the clients, and run again to go on from the last checkpoint"
+        )
 
     def _config(self) -> ConfigRecord:
         """A phase's ``config``; strategies add to it."""
         return ConfigRecord(dict(self.data))
 
+    # -- who the clients are --------------------------------------------------------------------
+
+    def _awaited(self, nodes: list[int], wanted: int) -> None:
+        self._names = self.names()
+        if not self._names:
+            self._learn_partitions([node for node in nodes if node not in self.state.partition_of])
+        self.emit(events.ClientsAwaited(len(nodes), wanted, self._missing(nodes, wanted)))
+
+    def _missing(self, nodes: list[int], wanted: int) -> list[str]:
+        """What the clients are called that are not among ``nodes``, as far as that is known."""
+        if self._names:
+            return sorted(name for node, name in self._names.items() if node not in nodes)
+        here = {self.state.partition_of.get(node) for node in nodes}
+        if None in here:
+            return []
+        return [f"partition {number}" for number in range(max(wanted, self._clients)) if number not in here]
+
     def _learn_partitions(self, nodes: list[int]) -> None:
         """Ask each node for its partition id, so that a seeded choice of clients can be repeated."""
-        from flwr.app import RecordDict
+        exchange = Exchange(self.grid)
+        exchange.send(Message(RecordDict(), node, "query") for node in nodes)
+        exchange.wait(quorum(len(nodes), PARTITIONS_WITHIN_S))
+        for reply in exchange.replies.values():
+            self._claim(reply)
 
-        questions = [Message(RecordDict(), node, "query") for node in nodes]
-        for reply in exchange(self.grid, questions, timeout=60.0).replies:
-            self._partition(reply)
+    def _claim(self, reply: Message) -> str:
+        """Note the partition id that a reply claims; why the reply cannot be used, empty where it can."""
+        for metrics in reply.content.metric_records.values() if reply.has_content() else ():
+            if isinstance(partition := metrics.get("partition-id"), int):
+                return self._partitions.claim(reply.metadata.src_node_id, partition)
+        return ""
 
-    # -- records --------------------------------------------------------------------------------
+    def _left(self, holder: int, node: int) -> bool:
+        """Whether ``node`` may be the client that was ``holder``: started again without a key, or with a new one."""
+        if (name := self._names.get(holder)) and name != self._names.get(node):
+            return False
+        return holder not in self.grid.get_node_ids()
 
-    def _partition(self, reply: Message) -> int:
-        """The reply's partition id; the largest number for a client that does not say."""
+    def _client(self, node: int) -> events.Client:
+        return events.Client(node, self.state.partition_of.get(node), self._names.get(node, ""))
+
+    def _labels(self) -> dict[int, str]:
+        known = self._names.keys() | self.state.partition_of.keys()
+        return events.labels(self._client(node) for node in known)
+
+    def _accepted(
+        self, server_round: int, phase: str, reply: Message, result: Exchange
+    ) -> events.ReplyAccepted:
         node = reply.metadata.src_node_id
-        if reply.has_content():
-            for metrics in reply.content.metric_records.values():
-                if isinstance(partition := metrics.get("partition-id"), int):
-                    self._ordered.partition_of[node] = partition
-        return int(self._ordered.partition_of.get(node, 1 << 62))
-
-    def _record(self, server_round: int, phase: str, replies: list[Message], came: Exchange) -> None:
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
-            prefix = "train" if phase == "train" else "eval"
-            self.folder.add_row(
-                round=server_round,
-                phase=phase,
-                partition_id=self._ordered.partition_of.get(node, ""),
-                node_id=node,
-                num_examples=metrics.get("num-examples", ""),
-                loss=metrics.get(f"{prefix}_loss", ""),
-                accuracy=metrics.get(f"{prefix}_accuracy", metrics.get(f"{prefix}_acc", "")),
-                seconds=came.seconds.get(node, ""),
-                bytes_down=came.bytes_down.get(node, ""),
-                bytes_up=came.bytes_up.get(node, ""),
-            )
-            if phase == "train" and metrics.get("on-gpu"):
-                self.summary.device = "cuda"
-
-    def _note_failures(
-        self, server_round: int, phase: str, came: Exchange, rejected: list[Rejection]
-    ) -> None:
-        self._bytes.append((sum(came.bytes_down.values()), sum(came.bytes_up.values())))
-        failures: list[dict[str, Any]] = [
-            {"client": rejection.client, "node_id": rejection.node_id, "reason": rejection.reason}
-            for rejection in rejected
-        ] + [
-            {
-                "client": self.names.get(node, f"node {node}"),
-                "node_id": node,
-                "reason": f"no reply within {self.settings.round_timeout:g} s (round-timeout)",
-            }
-            for node in came.missing
-        ]
-        for failure in failures:
-            partition = self._ordered.partition_of.get(failure["node_id"])
-            self.summary.failures.append(
-                {"round": server_round, "phase": phase, "partition_id": partition, **failure}
-            )
-            self.say(
-                f"round {server_round}: {phase} goes on without {failure['client']}: {failure['reason']}"
-            )
-
-    def _record_bytes(self, clients: int) -> None:
-        rounds = max(1, len(self.summary.round_s))
-        down, up = (sum(pair[side] for pair in self._bytes) / rounds / max(1, clients) for side in (0, 1))
-        self.summary.bytes_per_client_and_round = {"down": round(down), "up": round(up)}
+        metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
+        prefix = "train" if phase == "train" else "eval"
+        return events.ReplyAccepted(
+            server_round,
+            phase,
+            self._client(node),
+            num_examples=int(_value(metrics, NUM_EXAMPLES) or 0),
+            loss=_value(metrics, f"{prefix}_loss"),
+            accuracy=_value(metrics, f"{prefix}_accuracy", f"{prefix}_acc"),
+            seconds=result.seconds.get(node, 0.0),
+            bytes_down=result.bytes_down.get(node, 0),
+            bytes_up=result.bytes_up.get(node, 0),
+            device="cuda" if metrics.get("on-gpu") else "cpu",
+        )
 
 
 def _like(before: ArrayRecord, averaged: ArrayRecord | None) -> ArrayRecord:
     """``averaged`` in the types of ``before``: Flower's adaptive strategies compute in float64 and leave it so."""
     if averaged is None:
         return before
-    return to_record(
-        {name: array.astype(before[name].dtype, copy=False) for name, array in from_record(averaged).items()}
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes of it is looked at afterwards
+        return to_record(
+            {
+                name: array.astype(before[name].dtype, copy=False)
+                for name, array in from_record(averaged).items()
+            }
+        )
 
 
-def _value(metrics: MetricRecord | None, name: str) -> float | None:
-    value = metrics.get(name) if metrics is not None else None
-    return (
-        float(value)
-        if isinstance(value, int | float)
-        else (fmean(value) if isinstance(value, list) and value else None)
-    )
+def _finite(arrays: Mapping[str, NDArray]) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays.values())
+
+
+def _value(metrics: MetricRecord | None, *names: str) -> float | None:
+    """The first of ``names`` that is there: a number, or the mean of several."""
+    for name in names:
+        value = metrics.get(name) if metrics is not None else None
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, list) and value:
+            return sum(value) / len(value)
+    return None

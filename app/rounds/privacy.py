@@ -1,15 +1,21 @@
 """Central differential privacy: Flower's wrappers with equal weights, and the budget spent.
 
-What Flower 1.39 leaves to its user is done here. Noise is calibrated to ``clipping_norm / clients``, which
-holds for an average with equal weights only, so the server weighs all clients alike. The number of clients
-is the number of replies of the round. Adaptive clipping is moved in the direction of Andrew et al. 2021
-(arXiv:1905.03871, algorithm 1), and its noise scaled to the norm at which the updates were clipped: Flower
-shrinks the norm when too many updates are clipped, and scales the noise to the norm of the next round.
+This module does what Flower 1.39 leaves to its user. The noise is calibrated to ``clipping_norm / clients``, which
+holds only for an average with equal weights, so the server weighs all clients alike. The number of clients is the
+number of replies of the round. Adaptive clipping follows Andrew et al. 2021 (arXiv:1905.03871, algorithm 1), and its
+noise is scaled to the norm at which the updates were clipped. Flower shrinks the norm when too many updates are
+clipped, and scales the noise to the norm of the next round.
+
+The noise follows from a secret key of the run, the round and the replies. A run that goes on after a crash and gets the
+same replies again so draws the same noise, and its model is the same bit for bit. Other replies get other noise, so that
+no difference of two models of one round shows an update without noise.
 
 Secure aggregation is not here: in Flower 1.39 SecAgg+ exists for the older ``client_fn`` interface only.
 """
 
+import hashlib
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,9 +38,10 @@ from flwr.serverapp.strategy import (
     FedAvg,
     Strategy,
 )
-from flwr.supercore.differential_privacy import get_norm
+from flwr.supercore.differential_privacy import KEY_NORM_BIT, get_norm
 
 from app.errors import UserError
+from app.packing.arrays import NDArray, from_record
 from app.settings import RunSettings
 
 EQUAL_WEIGHT = "equal-weight"  # metric that the server gives every reply
@@ -53,25 +60,44 @@ def _weighed(replies: Iterable[Message]) -> list[Message]:
 
 
 class _EqualWeights:
-    """What all four wrappers share: equal weights, noise for the clients that replied, fresh noise."""
+    """The common part of all four wrappers: equal weights, noise for the clients that replied, noise that nobody knows.
+
+    ``noise_key`` is secret: who has it can take the noise away again.
+    """
 
     num_sampled_clients: int
+    noise_key: dict[str, NDArray]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the clients' evaluations with the same equal weights."""
         result: MetricRecord | None = super().aggregate_evaluate(server_round, _weighed(replies))  # type: ignore[misc]
         return result
 
-    def _prepare(self, replies: Iterable[Message]) -> list[Message]:
+    def _prepare(self, server_round: int, replies: Iterable[Message]) -> list[Message]:
         ready = _weighed(replies)
         self.num_sampled_clients = max(len(ready), 1)
-        np.random.seed()  # Flower's noise comes from numpy's global state: it must not be anyone's seed
+        # Flower's noise comes from NumPy's global generator.
+        np.random.seed(noise_seed(self.noise_key["key"].tobytes(), server_round, ready))
         return ready
 
     def _prepare_accounting(self, server_round: int, messages: Iterable[Message]) -> Iterable[Message]:
         ready = list(messages)
         self.num_sampled_clients = max(len(ready), 1)
         return super()._prepare_accounting(server_round, ready)  # type: ignore[misc, no-any-return]
+
+
+def noise_seed(key: bytes, server_round: int, replies: Iterable[Message]) -> list[int]:
+    """256 bits for NumPy's generator, which nobody can tell without ``key``; others for each round and for other replies."""
+    digest = hashlib.blake2b(str(server_round).encode(), key=key, digest_size=32)
+    for reply in replies:
+        if reply.has_content():
+            for record in reply.content.array_records.values():
+                for name, array in from_record(record).items():
+                    digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+                    digest.update(array.tobytes())
+            for metrics in reply.content.metric_records.values():
+                digest.update(repr(metrics.get(KEY_NORM_BIT)).encode())  # of clipping by the clients
+    return [int(word) for word in np.frombuffer(digest.digest(), np.uint32)]
 
 
 def _never_zero(replies: list[Message], current: ArrayRecord) -> None:
@@ -90,7 +116,7 @@ class ServerSideFixed(_EqualWeights, DifferentialPrivacyServerSideFixedClipping)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         """Clip, average with equal weights, add noise."""
-        ready = self._prepare(replies)
+        ready = self._prepare(server_round, replies)
         _never_zero(ready, self.current_arrays)
         return super().aggregate_train(server_round, ready)
 
@@ -100,7 +126,7 @@ class ClientSideFixed(_EqualWeights, DifferentialPrivacyClientSideFixedClipping)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         """Average with equal weights, add noise."""
-        return super().aggregate_train(server_round, self._prepare(replies))
+        return super().aggregate_train(server_round, self._prepare(server_round, replies))
 
 
 class _Adaptive(_EqualWeights):
@@ -135,7 +161,7 @@ class _Adaptive(_EqualWeights):
         self._next_norm = self.clipping_norm * math.exp(self.clip_norm_lr * missed)
 
     def _finish(self, result: Aggregate) -> Aggregate:
-        """The round's noise is drawn; only now may the norm change."""
+        """Change the norm, after the round's noise was drawn."""
         if result[0] is not None:
             self.clipping_norm = self._next_norm
             if self.accountant is not None:
@@ -148,7 +174,7 @@ class ServerSideAdaptive(_Adaptive, DifferentialPrivacyServerSideAdaptiveClippin
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         """Clip, average with equal weights, add noise, move the norm."""
-        ready = self._prepare(replies)
+        ready = self._prepare(server_round, replies)
         _never_zero(ready, self.current_arrays)
         self._next_norm = self.clipping_norm
         return self._finish(super().aggregate_train(server_round, ready))
@@ -160,7 +186,7 @@ class ClientSideAdaptive(_Adaptive, DifferentialPrivacyClientSideAdaptiveClippin
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregate:
         """Average with equal weights, add noise, move the norm."""
         self._next_norm = self.clipping_norm
-        return self._finish(super().aggregate_train(server_round, self._prepare(replies)))
+        return self._finish(super().aggregate_train(server_round, self._prepare(server_round, replies)))
 
 
 def make_private(strategy: FedAvg, settings: RunSettings, num_clients: int) -> Strategy:
@@ -179,11 +205,14 @@ def make_private(strategy: FedAvg, settings: RunSettings, num_clients: int) -> S
         raise UserError(
             "max-epsilon needs noise-multiplier above 0 and dp-accounting: pip install 'flwr[dp]'"
         )
+    key = {"key": np.frombuffer(os.urandom(64), np.uint8)}
     if settings.privacy == "central-fixed":
-        fixed = ServerSideFixed if settings.clipping_side == "server" else ClientSideFixed
-        return fixed(
+        kind = ServerSideFixed if settings.clipping_side == "server" else ClientSideFixed
+        fixed = kind(
             strategy, settings.noise_multiplier, settings.clipping_norm, sampled, accountant=accountant
         )
+        fixed.noise_key = key
+        return fixed
     noise = settings.noise_multiplier
     # Andrew et al. take clients / 20; with few clients that leaves no room for the updates' own noise.
     stddev = settings.clipped_count_stddev or max(sampled / 20, noise)
@@ -203,6 +232,7 @@ def make_private(strategy: FedAvg, settings: RunSettings, num_clients: int) -> S
     )
     # Together, count and updates cost what one Gaussian release with the given multiplier costs (theorem 1).
     wrapper.accountant, wrapper.spent_multiplier = accountant, noise
+    wrapper.noise_key = key
     return wrapper
 
 

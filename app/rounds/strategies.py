@@ -9,10 +9,10 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from flwr.supercore.differential_privacy import KEY_NORM_BIT
 
 from app.rounds.privacy import EQUAL_WEIGHT, make_private
+from app.rounds.screening import NUM_EXAMPLES
 from app.settings import RunSettings
 
-NUM_EXAMPLES = "num-examples"
-# Who a client is and how it was treated; a mean of these says nothing.
+# These tell who a client is and how it was treated. Their mean has no meaning.
 NOT_AVERAGED = frozenset({NUM_EXAMPLES, "partition-id", "on-gpu", EQUAL_WEIGHT, KEY_NORM_BIT})
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from app.learning.batches import Examples
-from app.learning.memory import keep_freed_memory
+from app.learning.data.store import Split, Store
 from app.learning.model import build_model
-from app.learning.store import Split, Store
 from app.learning.training import evaluate, train
+from app.process import keep_freed_memory
 from app.settings import RunSettings
 
 

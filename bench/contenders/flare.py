@@ -12,6 +12,33 @@ from bench.environments import ROOT, Environment
 from bench.processes import BenchError, Processes, free_ports
 
 
+def missing(environment: Environment) -> str:
+    """Why FLARE cannot run here; empty when it can. It is an extra of the benchmark: installed on first use."""
+    if shutil.which("bash") is None:
+        return "FLARE's start-up kits need bash"
+    return environment.missing()
+
+
+def variables(
+    environment: Environment, scratch: Path, store: Path, model: str, clients: int, evaluating: int
+) -> dict[str, str]:
+    """The environment of FLARE's processes; makes their home folder."""
+    home = scratch / "home"  # FLARE writes a config directory there
+    home.mkdir(parents=True, exist_ok=True)
+    manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+    return ONE_THREAD | {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{environment.path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+        # Names are those of bench/flare/local_work.py, which needs torch and is not imported here.
+        "BOUQUET_BENCH_STORE": str(store),
+        "BOUQUET_BENCH_MODEL": model,
+        "BOUQUET_BENCH_CLIENTS": str(clients),
+        "BOUQUET_BENCH_EVALUATING": str(evaluating),
+        "BOUQUET_BENCH_SHAPE": ",".join(map(str, [*manifest["shape"], len(manifest["classes"])])),
+    }
+
+
 class Flare:
     """FLARE's FedAvg with one thread per client: its recipe as it comes, or with its polls tuned."""
 
@@ -24,26 +51,19 @@ class Flare:
         )
 
     def missing(self, workload: Workload) -> str:
-        """FLARE is an extra of the benchmark: installed on first use."""
-        if shutil.which("bash") is None:
-            return "FLARE's start-up kits need bash"
-        return self.environment.missing()
+        """Why it cannot run here; empty when it can."""
+        return missing(self.environment)
 
     def measure(self, workload: Workload, scratch: Path) -> Measurement:
         """Provision, start, submit, take down."""
-        manifest = json.loads((workload.store / "manifest.json").read_text(encoding="utf-8"))
-        env = ONE_THREAD | {
-            "PYTHONPATH": str(ROOT),
-            "PATH": f"{self.environment.path / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            "HOME": str(scratch / "home"),  # FLARE writes a config directory there
-            # Names are those of bench/flare/local_work.py, which needs torch and is not imported here.
-            "BOUQUET_BENCH_STORE": str(workload.store),
-            "BOUQUET_BENCH_MODEL": workload.model,
-            "BOUQUET_BENCH_CLIENTS": str(workload.clients),
-            "BOUQUET_BENCH_EVALUATING": str(workload.evaluating_clients),
-            "BOUQUET_BENCH_SHAPE": ",".join(map(str, [*manifest["shape"], len(manifest["classes"])])),
-        }
-        (scratch / "home").mkdir(parents=True, exist_ok=True)
+        env = variables(
+            self.environment,
+            scratch,
+            workload.store,
+            workload.model,
+            workload.clients,
+            workload.evaluating_clients,
+        )
         started = time.monotonic()
         with Processes(scratch, env) as processes:
             command: list[str | Path] = [

@@ -17,6 +17,7 @@ import time
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
 from nvflare.app_common.workflows.fedavg import FedAvg
@@ -57,9 +58,19 @@ def main() -> None:
     print(json.dumps({"status": status, "run_s": run_s, "submitted": submitted, **rounds(kits)}))
 
 
-def provision(workspace: Path, clients: int, port: int) -> Path:
-    """Certificates and start-up kits, as `nvflare provision` makes them; the directory of the kits."""
-    participants = [
+def provision(
+    workspace: Path,
+    clients: int,
+    port: int,
+    *,
+    first_client_port: int | None = None,
+    heart_beat_timeout: int | None = None,
+) -> Path:
+    """Certificates and start-up kits, as `nvflare provision` makes them; the directory of the kits.
+
+    The first client may dial another port than the server's, and the server's `heart_beat_timeout` be another.
+    """
+    participants: list[dict[str, Any]] = [
         {
             "name": "server",
             "type": "server",
@@ -70,6 +81,9 @@ def provision(workspace: Path, clients: int, port: int) -> Path:
         *({"name": f"site-{i + 1}", "type": "client", "org": "bench"} for i in range(clients)),
         {"name": ADMIN, "type": "admin", "org": "bench", "role": "project_admin"},
     ]
+    if first_client_port is not None:
+        line = {"name": "server", "host": "localhost", "port": first_client_port}
+        participants[1] = {**participants[1], "connect_to": line}
     builders = [
         {"path": "nvflare.lighter.impl.workspace.WorkspaceBuilder"},
         {"path": "nvflare.lighter.impl.static_file.StaticFileBuilder", "args": {"scheme": "grpc"}},
@@ -91,6 +105,8 @@ def provision(workspace: Path, clients: int, port: int) -> Path:
     # The site's own storage must lie inside the workspace, not under /tmp/nvflare.
     for resources in kits.glob("*/local/resources.json.default"):
         text = resources.read_text(encoding="utf-8").replace("/tmp/nvflare", str(workspace / "storage"))
+        if heart_beat_timeout is not None:
+            text = text.replace('"heart_beat_timeout": 600', f'"heart_beat_timeout": {heart_beat_timeout}')
         resources.with_name("resources.json").write_text(text, encoding="utf-8")
     return kits
 

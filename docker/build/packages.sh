@@ -12,7 +12,6 @@ awk '/^[a-z]/ {uv = /^uv==/} !uv' /opt/lock/requirements.txt >/tmp/requirements.
     -r /tmp/requirements.txt
 rm /tmp/requirements.txt
 cd "$(/opt/bouquet/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-echo /app >bouquet.pth
 
 # The packages' own test suites, with the private keys that one of them tests with.
 find Crypto matplotlib networkx numpy pandas pyarrow scipy sklearn sympy -type d \( -name tests -o -name SelfTest \) \

@@ -1,19 +1,23 @@
 #!/bin/sh
 # The pair torch and torchvision, from one index, into /opt/bouquet:
-#   torch.sh INDEX   from INDEX at the locked version, or where INDEX is empty or cannot be reached,
-#                    the locked and hash-checked wheels of the default index.
+#   torch.sh INDEX   from INDEX, hash-checked where the lock of its builds (torch-cpu.txt) is there; or where INDEX is
+#                    empty or cannot be reached, the locked and hash-checked wheels of the default index.
 set -eu
 [ ! -s /run/secrets/ca ] || export SSL_CERT_FILE=/run/secrets/ca
 export UV_LINK_MODE=copy
 index=$1
 lock=/opt/lock/torch.txt
-pair=$(awk '/^(torch|torchvision)==/ {print $1}' "$lock")
+if [ -f /opt/lock/torch-cpu.txt ]; then
+    pair="--require-hashes -r /opt/lock/torch-cpu.txt"
+else
+    pair=$(awk '/^(torch|torchvision)==/ {print $1}' "$lock")
+fi
 
 install() {
     /opt/uv/bin/uv pip install --quiet --python /opt/bouquet --no-deps --compile-bytecode "$@"
 }
 
-# shellcheck disable=SC2086  # two words
+# shellcheck disable=SC2086  # several words
 if [ -n "$index" ] && install --default-index "$index" $pair 2>/tmp/uv.log; then
     echo "torch and torchvision from $index"
 elif [ -n "$index" ] && ! grep -qiE 'fetch|connect|dns|resolve host|timed? ?out' /tmp/uv.log; then

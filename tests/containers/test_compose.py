@@ -12,6 +12,9 @@ from pathlib import PurePosixPath
 
 import pytest
 from compose_stack import Stack, docker, eventually
+from container_engine import ROOT
+
+from app.fleet.runs.bundle import app_hash
 
 pytestmark = pytest.mark.containers
 
@@ -42,7 +45,7 @@ def test_every_client_has_its_own_partition(trained: Stack) -> None:
 def test_no_container_has_privileges(trained: Stack) -> None:
     """Not root, no capability, nothing to gain, nothing of the image to change; memory and processes limited."""
     running = trained.containers()
-    assert len(running) == 11, "ten clients and the SuperLink"
+    assert len(running) == 12, "ten clients, the SuperLink and who hands out the keys"
     for container in running:
         status = trained.inside(container, "cat", "/proc/self/status").stdout
         assert re.search(r"^Uid:\s+10001\s+10001\s+10001\s+10001$", status, re.MULTILINE)
@@ -100,11 +103,11 @@ def test_keys_stay_where_they_belong(trained: Stack) -> None:
             for container in trained.containers(service, all_states=True)
             for mount in trained.inspect(container)["Mounts"]
         }
-        for service in ("supernode-cpu", "superlink", "train", "enroll", "prepare", "pki")
+        for service in ("supernode-cpu", "superlink", "train", "enroll", "prepare", "pki", "keys")
     }
     assert {service for service, paths in mounts.items() if "/pki/ca" in paths} == {"pki"}
     assert {service for service, paths in mounts.items() if "/pki/server" in paths} == {"pki", "superlink"}
-    assert {service for service, paths in mounts.items() if "/keys" in paths} == {"pki", "supernode-cpu"}
+    assert {service for service, paths in mounts.items() if "/keys" in paths} == {"pki", "keys"}
 
     (superlink,) = trained.containers("superlink")
     server_key = trained.inside(superlink, "cat", "/pki/server/server.key").stdout
@@ -118,12 +121,27 @@ def test_keys_stay_where_they_belong(trained: Stack) -> None:
     client = trained.containers("supernode-cpu")[0]
     search = ["grep", "--recursive", "--files-with-matches", "--fixed-strings"]
     for secret in secrets:
-        found = trained.inside(client, *search, secret, "/keys", "/data", "/leases", "/tmp", "/app")
+        found = trained.inside(client, *search, secret, "/data", "/leases", "/tmp", "/app", "/pki")
         assert found.stdout == "", "a server's secret in a client"
         assert secret not in trained.logs()
     assert "PRIVATE KEY" not in trained.logs()
-    listed = trained.inside(client, "ls", "/keys").stdout.split()
-    assert set(listed) == {"ca.crt"} | {f"{n}.key{end}" for n in range(10) for end in ("", ".pub")}
+
+
+def test_each_client_has_one_key_of_its_own(trained: Stack) -> None:
+    search = [
+        "grep",
+        "--recursive",
+        "--no-filename",
+        "--after-context=2",
+        "PRIVATE KEY",
+        "/data",
+        "/leases",
+        "/tmp",
+        "/pki",
+    ]
+    found = [trained.inside(client, *search).stdout for client in trained.containers("supernode-cpu")]
+    assert [keys.count("BEGIN") for keys in found] == [1] * 10
+    assert len(set(found)) == 10
 
 
 def files_of_layers(*images: str) -> Iterator[tuple[str, bytes]]:
@@ -154,10 +172,38 @@ def test_no_private_key_in_any_layer(images: str) -> None:
     for name, content in files_of_layers(f"bouquet-superlink:{images}", f"bouquet-supernode:{images}-cpu"):
         names.append(name)
         assert not PRIVATE_KEY.search(content), name
-    assert any(name.endswith("app/cli.py") for name in names)
+    assert any(name.endswith("app/cli/main.py") for name in names)
     commands = {PurePosixPath(name).name for name in names if "/bin/" in f"/{name}"}
     assert not commands & {"gcc", "cc", "uv", "pip", "pip3"}
     assert not [name for name in names if name.endswith((".deb", ".whl")) or "/.cache/" in name]
+
+
+@pytest.mark.parametrize("image", ["bouquet-superlink:{}", "bouquet-supernode:{}-cpu"])
+def test_the_images_hold_what_is_locked(images: str, image: str) -> None:
+    """Above all cryptography, which Flower alone would hold at a version with a known advisory."""
+    ask = "from importlib.metadata import version; print(version('cryptography'))"
+    found = docker(
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--entrypoint",
+        "/opt/bouquet/bin/python",
+        image.format(images),
+        "-c",
+        ask,
+    )
+    lock = (ROOT / "docker" / "requirements.txt").read_text()
+    assert f"\ncryptography=={found.strip()} " in lock
+
+
+def test_the_image_holds_the_app_of_this_checkout(images: str) -> None:
+    """A client can pin the hash of the source that it has read; `bouquet` is the installed package."""
+    inside = docker("run", "--rm", f"bouquet-superlink:{images}", "app-hash").strip()
+    assert inside == app_hash(ROOT)
+    where = "import app; print(app.__file__)"
+    place = docker("run", "--rm", "--entrypoint", "python", f"bouquet-superlink:{images}", "-P", "-c", where)
+    assert place.startswith("/opt/bouquet/lib/")
 
 
 def test_another_run_on_the_same_federation(trained: Stack) -> None:

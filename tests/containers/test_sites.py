@@ -19,6 +19,8 @@ import pytest
 from compose_stack import LABEL, docker, eventually
 from container_engine import ROOT, build_environment
 
+from app.fleet.host.ports import free_port
+
 pytestmark = pytest.mark.containers
 
 HOSTS = ROOT / "deploy" / "hosts"
@@ -68,19 +70,21 @@ class Site:
             assert found == 1, f"{self.kind}.env.example has no {name}"
         (self.folder / ".env").write_text(text)
 
-    def attempt(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def attempt(
+        self, *arguments: str, timeout: float = 300, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """`docker compose -f KIND.compose.yaml ARGUMENTS`, whatever its status."""
         done = subprocess.run(
             ["docker", "compose", "-f", f"{self.kind}.compose.yaml", "-f", "network.yaml", *arguments],
             cwd=self.folder, env=self._environment, capture_output=True, text=True, timeout=timeout,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
         )  # fmt: skip
         self.printed += done.stdout + done.stderr
         return done
 
-    def compose(self, *arguments: str, timeout: float = 300) -> str:
+    def compose(self, *arguments: str, timeout: float = 300, stdin: str = "") -> str:
         """Standard output of a command that must succeed."""
-        done = self.attempt(*arguments, timeout=timeout)
+        done = self.attempt(*arguments, timeout=timeout, stdin=stdin)
         assert done.returncode == 0, f"{self.name}: {arguments}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
         return done.stdout
 
@@ -136,12 +140,6 @@ class Federation:
         )  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def federation(images: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """The README's steps 1 to 10, with three clients on digits."""
@@ -189,7 +187,7 @@ def set_up(federation: Federation) -> None:
         assert "enrolled" in server.run("admin", "enroll", name, f"/clients/{name}.pub")
     pinned = server.run("admin", "app-hash", "/app").strip()
     assert re.fullmatch("[0-9a-f]{64}", pinned)
-    clients["hospital-b"].edit({"ALLOWED_APPS": pinned})
+    clients["hospital-b"].edit({"BOUQUET_ALLOWED_APPS": pinned})
     with ThreadPoolExecutor() as pool:  # 8
         list(pool.map(lambda client: client.compose("up", "--detach"), clients.values()))
     for client in clients.values():
@@ -262,7 +260,7 @@ def test_no_secret_leaves_its_place(federation: Federation) -> None:
         for owner, lines in pems.items()
     }
     everything = [full for site in (server, *clients.values()) for full in site.volumes().values()]
-    assert len(everything) == 5 + 3 * 2
+    assert len(everything) == 6 + 3 * 2
     logs = "".join(site.printed + site.logs() for site in (server, *clients.values()))
     for owner, lines in pems.items():
         assert lines
@@ -281,7 +279,19 @@ def test_no_secret_leaves_its_place(federation: Federation) -> None:
         )
         assert found == "", f"a key among the data of {name}"
         assert client.mounted("supernode-cpu") == {"/keys", "/data", "/ca.crt"}
-    assert server.mounted("superlink") == {"/data", "/results", "/state", "/pki/server"}
+    assert server.mounted("superlink") == {"/control", "/data", "/results", "/state", "/pki/server"}
+
+
+def test_the_key_of_the_ca_may_be_kept_elsewhere(federation: Federation) -> None:
+    """As the README says: away, set-up as at each start, back."""
+    server = federation.server
+    key = server.run("--entrypoint", "cat", "pki", "/pki/ca/ca.key")
+    server.run("--entrypoint", "rm", "pki", "/pki/ca/ca.key")
+    assert "ca.key is kept elsewhere" in server.run("pki")
+    assert "put that file back" in server.attempt("run", "--rm", "--no-deps", "--no-TTY", "renew").stderr
+    put_back = ("--entrypoint", "sh", "pki", "-c", "umask 077; cat >/pki/ca/ca.key")
+    server.compose("run", "--rm", "--no-deps", "--no-TTY", *put_back, stdin=key)
+    assert "valid until" in server.run("renew")
 
 
 def test_a_revoked_site_is_cut_off(federation: Federation) -> None:

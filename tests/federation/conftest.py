@@ -1,22 +1,19 @@
-"""Fixtures of the tests with real processes."""
+"""Fixtures of the tests with real SuperLinks and SuperNodes."""
 
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from federation_processes import Fleet, leftovers
+from federation_processes import Fleet
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, small_store: Path) -> Iterator[Fleet]:
-    """A SuperLink and three SuperNodes, as plain processes on loopback."""
-    started = Fleet(tmp_path, small_store, num_clients=3)
-    try:
+@pytest.fixture(scope="module")
+def two_clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A SuperLink and two SuperNodes, which all tests of a module use one after another."""
+    folder = tmp_path_factory.mktemp("fleet")
+    with Fleet(folder, folder, num_clients=2).taken_down() as started:
+        started.superlink()
+        for number in range(2):
+            started.supernode(number)
+        for number in range(2):
+            started.wait_for(f"supernode-{number}", "SuperNode ID")
         yield started
-    finally:
-        started.stop()
-        deadline = time.monotonic() + 10
-        while (left := leftovers(str(tmp_path))) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not left, "a process stayed behind"

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.federation
 
-BASE = "num-server-rounds=2 local-epochs=2 fraction-evaluate=1.0"
+BASE = "num-server-rounds=2 local-epochs=4 fraction-evaluate=1.0"
 STRATEGIES = {
-    "fedprox": "proximal-mu=1.0",
+    "fedprox": "proximal-mu=0.1",
     "fedavgm": "server-momentum=0.9",
     "fedadam": "eta=0.01",
     "fedyogi": "eta=0.01",
@@ -86,7 +86,7 @@ class Federation:
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory, small_store: Path) -> Iterator[Federation]:
     folder = tmp_path_factory.mktemp("choices")
-    leases = {"BOUQUET_LEASES": str(folder / "leases"), "BOUQUET_LOCAL_REPLICAS": "3"}
+    leases = {"BOUQUET_LEASES": str(folder / "leases"), "BOUQUET_LOCAL_CLIENTS": "3"}
     fleet = Fleet(folder, small_store, num_clients=3)
     try:
         fleet.superlink()

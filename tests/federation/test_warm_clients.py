@@ -77,8 +77,10 @@ def test_killing_any_warm_process_costs_at_most_one_reply(victim: str, fleet: Fl
     replies = _wait_for_replies(fleet, 6)
     failed = [reply for reply in replies if "error" in reply]
     assert len(failed) <= 1, replies
+    if victim == "child":
+        assert "out of memory" in failed[0]["error"]
     assert "error" not in replies[-1], "the client recovers by itself"
-    assert fleet.processes["train"].wait(60) == 0
+    assert fleet.processes["train"].wait(60) == (3 if failed else 0), "status 3: not by all in each round"
     assert fleet.processes["supernode-0"].poll() is None
 
 
@@ -86,7 +88,7 @@ def test_a_child_that_stops_answering_is_given_up_and_replaced(fleet: Fleet) -> 
     """A stopped process sends no heartbeat; Flower gives it 60 s, and the next message is served."""
     fleet.superlink()
     fleet.supernode(0)
-    fleet.train("messages=3 sleep=1.0", COUNTING)
+    fleet.train("messages=3 sleep=3.0", COUNTING)
     _wait_for_replies(fleet, 1)
     deadline = time.monotonic() + 20
     while len(warm := fleet.warm_processes("supernode-0")) < 3:
@@ -97,14 +99,24 @@ def test_a_child_that_stops_answering_is_given_up_and_replaced(fleet: Fleet) -> 
     assert ["error" in reply for reply in replies] == [False, True, False], replies
 
 
+def test_a_child_that_ends_in_the_midst_of_its_reply_is_reported(fleet: Fleet) -> None:
+    """It has announced its reply, and the objects of the reply never come."""
+    fleet.superlink()
+    fleet.supernode(0)
+    fleet.train("messages=3 end-in-reply-at=1", COUNTING).wait(180)
+    replies = fleet.replies()
+    assert ["error" in reply for reply in replies] == [False, True, False], replies
+    assert "status 9" in replies[1]["error"]
+
+
 def test_without_the_warm_path_the_results_are_the_same(fleet: Fleet) -> None:
     fleet.superlink()
-    fleet.supernode(0, BOUQUET_WARM="0")
+    fleet.supernode(0, BOUQUET_PATCHES="-warm")
     fleet.train("messages=2", COUNTING).wait(180)
     replies = fleet.replies()
     assert [reply["handled"] for reply in replies] == [1, 1] and replies[0]["partition-id"] == 0
     assert replies[0]["pid"] == replies[0]["imported-in"], "Flower's own executor imports for each message"
-    assert "Same results, slower" in fleet.log("supernode-0")
+    assert "same results, slower" in fleet.log("supernode-0")
 
 
 def test_a_stock_superlink_serves_these_clients(fleet: Fleet) -> None:

@@ -10,10 +10,18 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-
-from .mutations import MUTATIONS, RULES, SCHEMA_MUTATIONS, Change, Rule
-from .objects import Object, container, containers, find, named, plain_environment, settings_of, title
-from .render import COMBINATIONS, K8S, combination, kustomize, overlay
+from kubernetes_support.mutations import MUTATIONS, RULES, SCHEMA_MUTATIONS, Change, Rule
+from kubernetes_support.objects import (
+    Object,
+    container,
+    containers,
+    find,
+    named,
+    plain_environment,
+    settings_of,
+    title,
+)
+from kubernetes_support.render import COMBINATIONS, K8S, combination, kustomize, overlay
 
 OLDEST = "1.28"
 NEWEST = kubernetes_validate.latest_version()

@@ -9,16 +9,15 @@ import json
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
-
-from .docker_pods import Host, Pod, docker, pod_of
-from .fake_api import FakeCluster, client_pod, serve, stateful_set
-from .objects import Object, find, replica_metadata
-from .render import overlay
+from kubernetes_support.docker_pods import Host, Pod, docker, pod_of
+from kubernetes_support.fake_api import FakeCluster, client_pod, serve, stateful_set
+from kubernetes_support.objects import Object, find, replica_metadata
+from kubernetes_support.render import overlay
 
 CLIENTS = 3
 ROUNDS = 2
@@ -98,7 +97,7 @@ def _wait_for_object(cluster: FakeCluster, key: tuple[str, str], job: Pod) -> No
 def trained(federation: Federation) -> Federation:
     """The federation after its run."""
     container = federation.server.container_name("train")
-    command = ["docker", "exec", container, "python", "-m", "app.fleet.kubernetes", "result"]
+    command = ["docker", "exec", container, "bouquet", "kubernetes", "result"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     logs = "\n".join(federation.server.log(name) for name in ("train", "superlink"))
     assert result.returncode == 0, logs + "\n".join(pod.log("supernode") for pod in federation.clients)
@@ -181,3 +180,36 @@ def test_a_pod_that_is_started_again_keeps_its_key_and_data(trained: Federation)
     pod.wait_ready()
     assert (pod.message("node-key"), pod.execute("supernode", "stat", "--format=%Y", "/data")) == before
     assert "kept" in pod.log("node-key")
+
+
+def test_a_run_outlives_the_superlinks_container_and_a_drained_server(trained: Federation) -> None:
+    """By hand, as the README says. The kubelet starts a container again that has ended; here Docker does."""
+    server, name = trained.server, trained.server.container_name("superlink")
+    command = ["docker", "exec", server.container_name("train"), "bouquet", "train", "--rounds", "6"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert run.stdout is not None
+        said = _read_until(run.stdout, "round 1/")
+        docker("kill", name)
+        docker("start", name)
+        said += _read_until(run.stdout, "goes on after round")
+        assert "safe to stop" in server.execute("train", "bouquet", "drain")
+        docker("restart", name)
+        said += _read_until(run.stdout, "goes on after round")
+        said += run.stdout.read()
+        assert run.wait(60) in (0, 3), said
+    finally:
+        run.kill()
+        run.communicate()
+    rows = list(csv.DictReader(_results(trained, "history.csv").splitlines()))
+    served = [row["round"] for row in rows if row["phase"] == "server"]
+    assert served == ["1", "2", "3", "4", "5", "6"], said
+
+
+def _read_until(lines: Iterable[str], words: str) -> str:
+    said = ""
+    for line in lines:
+        said += line
+        if words in line:
+            return said
+    raise AssertionError(f"it never said {words!r}: {said}")

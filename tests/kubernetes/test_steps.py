@@ -12,19 +12,20 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from kubernetes_support.fake_api import ADDRESS, NAMESPACE, FakeCluster, client_pod, serve, stateful_set
+from kubernetes_support.objects import Object, find
+from kubernetes_support.render import combination
 
 from app.errors import UserError
-from app.fleet.certificates import certificate_names, is_signed_by
-from app.fleet.keys import load_public_key
+from app.fleet.control import Connection
+from app.fleet.deployment import KubernetesSettings
+from app.fleet.identity.certificates import certificate_names, is_signed_by
+from app.fleet.identity.keys import load_public_key
+from app.fleet.identity.members import Member
 from app.fleet.kubernetes.api import Api
 from app.fleet.kubernetes.enroll import enroll_all
 from app.fleet.kubernetes.keys import make_client_key, make_keys, public_keys
 from app.fleet.kubernetes.train import record_of, train_once, wait_for_result
-from app.fleet.members import Connection, Member
-
-from .fake_api import ADDRESS, NAMESPACE, FakeCluster, client_pod, serve, stateful_set
-from .objects import Object, find
-from .render import combination
 
 
 class Clients:
@@ -36,7 +37,7 @@ class Clients:
             name = f"bouquet-supernode-{ordinal}"
             message = folder / f"{name}.message"
             message.touch()
-            make_client_key(folder / name / "node.key", message)
+            make_client_key(folder / name / "node.key", name, message)
             self.messages[name] = message.read_text()
 
     def pods(self) -> list[Object]:
@@ -77,7 +78,7 @@ def _certificate(cluster: FakeCluster, name: str, key: str) -> x509.Certificate:
 
 
 def test_keys_are_made_once_with_the_rights_of_the_role(cluster: FakeCluster, api: Api) -> None:
-    make_keys(api, {"SERVER_NAMES": "fl.example.com"}, pause_s=0.01)
+    make_keys(api, KubernetesSettings(server_names=("fl.example.com",)), pause_s=0.01)
     server, authority = (
         _certificate(cluster, "bouquet-server-tls", "tls.crt"),
         _certificate(cluster, "bouquet-ca", "ca.crt"),
@@ -90,13 +91,23 @@ def test_keys_are_made_once_with_the_rights_of_the_role(cluster: FakeCluster, ap
     assert set(cluster.objects["configmaps", "bouquet-ca"]["data"]) == {"ca.crt"}
 
     before = {name: item for (kind, name), item in cluster.objects.items() if kind == "secrets"}
-    make_keys(api, {"SERVER_NAMES": "fl.example.com"}, pause_s=0.01)
+    make_keys(api, KubernetesSettings(server_names=("fl.example.com",)), pause_s=0.01)
     assert before == {name: item for (kind, name), item in cluster.objects.items() if kind == "secrets"}
     assert cluster.refused == []
 
 
+def test_the_key_of_the_ca_may_be_kept_elsewhere(cluster: FakeCluster, api: Api) -> None:
+    make_keys(api, KubernetesSettings(), pause_s=0.01)
+    del cluster.objects["secrets", "bouquet-ca"]["data"]["ca.key"]
+    before = {name: item for (kind, name), item in cluster.objects.items() if kind == "secrets"}
+    make_keys(api, KubernetesSettings(), pause_s=0.01)
+    assert before == {name: item for (kind, name), item in cluster.objects.items() if kind == "secrets"}
+    with pytest.raises(UserError, match=r"ca\.key must sign"):
+        make_keys(api, KubernetesSettings(server_names=("fl.example.com",)), pause_s=0.01)
+
+
 def test_no_public_object_holds_a_private_key(cluster: FakeCluster, api: Api) -> None:
-    make_keys(api, {}, pause_s=0.01)
+    make_keys(api, KubernetesSettings(), pause_s=0.01)
     for (kind, _), item in cluster.objects.items():
         if kind == "configmaps":
             assert "PRIVATE KEY" not in json.dumps(item)
@@ -109,7 +120,7 @@ def test_the_member_list_holds_the_public_key_of_each_pod(
 ) -> None:
     late = clients.messages["bouquet-supernode-2"]
     clients.messages["bouquet-supernode-2"] = None
-    thread = threading.Thread(target=make_keys, args=(api, {}), kwargs={"pause_s": 0.01})
+    thread = threading.Thread(target=make_keys, args=(api, KubernetesSettings()), kwargs={"pause_s": 0.01})
     thread.start()
     while cluster.asked.count("list pods") < 3:  # it waits for the last pod, however long that takes
         thread.join(0.01)
@@ -121,9 +132,9 @@ def test_the_member_list_holds_the_public_key_of_each_pod(
 
 
 def test_a_changed_name_renews_the_certificate_under_the_same_ca(cluster: FakeCluster, api: Api) -> None:
-    make_keys(api, {}, pause_s=0.01)
+    make_keys(api, KubernetesSettings(), pause_s=0.01)
     authority = cluster.objects["secrets", "bouquet-ca"]
-    make_keys(api, {"SERVER_NAMES": "fl.example.com, 203.0.113.7"}, pause_s=0.01)
+    make_keys(api, KubernetesSettings(server_names=("fl.example.com", "203.0.113.7")), pause_s=0.01)
     names = certificate_names(_certificate(cluster, "bouquet-server-tls", "tls.crt"))
     assert {"fl.example.com", "203.0.113.7"} <= set(names)
     assert cluster.objects["secrets", "bouquet-ca"] == authority
@@ -133,7 +144,9 @@ def test_with_cert_manager_the_job_makes_no_secret(clients: Clients, tmp_path: P
     cluster = _cluster(clients, "cpu+cert-manager")
     for api in _api(cluster, tmp_path):
         thread = threading.Thread(
-            target=make_keys, args=(api, {"TLS_FROM": "cert-manager"}), kwargs={"pause_s": 0.01}
+            target=make_keys,
+            args=(api, KubernetesSettings(tls_from="cert-manager")),
+            kwargs={"pause_s": 0.01},
         )
         thread.start()
         while not cluster.asked:
@@ -149,7 +162,7 @@ def test_with_cert_manager_the_job_makes_no_secret(clients: Clients, tmp_path: P
 def test_a_refusal_of_the_api_is_one_line(cluster: FakeCluster, api: Api) -> None:
     cluster.rules = []
     with pytest.raises(UserError, match=r"refused GET secrets/bouquet-server-tls: 403"):
-        make_keys(api, {}, pause_s=0.01)
+        make_keys(api, KubernetesSettings(), pause_s=0.01)
 
 
 def test_only_a_public_key_of_a_client_becomes_a_member(clients: Clients) -> None:
@@ -173,10 +186,10 @@ def test_a_restarted_pod_keeps_its_place_by_its_last_message(clients: Clients) -
 
 def test_a_client_keeps_its_key_and_keeps_it_private(tmp_path: Path) -> None:
     key, message = tmp_path / "keys" / "node.key", tmp_path / "message"
-    make_client_key(key, message)
+    make_client_key(key, "bouquet-supernode-0", message)
     first, content = message.read_text(), key.read_bytes()
     key.chmod(0o660)  # what a volume mounted again with fsGroup can look like
-    make_client_key(key, message)
+    make_client_key(key, "bouquet-supernode-0", message)
     assert (message.read_text(), key.read_bytes()) == (first, content)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert "PRIVATE" not in first
@@ -193,34 +206,34 @@ def _command(tmp_path: Path, statuses: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     ("statuses", "calls", "end"),
-    [("0 9", 1, 0), ("1 0 9", 2, 0), ("1 1 1 9", 3, 1), ("2 9", 1, 2)],
-    ids=["finished", "failed once", "failed for good", "wrong settings"],
+    [("0 9", 1, 0), ("3 9", 1, 3), ("1 0 9", 2, 0), ("1 1 1 9", 3, 1), ("2 9", 1, 2)],
+    ids=["finished", "on a subset", "failed once", "failed for good", "wrong settings"],
 )
 def test_the_run_is_tried_again_only_where_that_can_help(
     tmp_path: Path, statuses: str, calls: int, end: int
 ) -> None:
-    environment = {"RUN": "first", "BOUQUET_STATE": str(tmp_path)}
-    status = train_once(environment, lambda: None, command=_command(tmp_path, statuses), pause_s=0)
-    assert status == end == wait_for_result(environment)
+    settings = KubernetesSettings(run="first", state=tmp_path)
+    status = train_once(settings, lambda: None, command=_command(tmp_path, statuses), pause_s=0)
+    assert status == end == wait_for_result(settings)
     assert len((tmp_path / "calls").read_text()) == calls
 
 
 def test_a_finished_run_is_not_started_again_and_another_name_is(tmp_path: Path) -> None:
-    environment = {"RUN": "first", "BOUQUET_STATE": str(tmp_path)}
+    settings = KubernetesSettings(run="first", state=tmp_path)
     command = _command(tmp_path, "0 0")
     for name, calls in (("first", 1), ("first", 1), ("second", 2)):
-        train_once(environment | {"RUN": name}, lambda: None, command=command, pause_s=0)
+        train_once(dataclasses.replace(settings, run=name), lambda: None, command=command, pause_s=0)
         assert len((tmp_path / "calls").read_text()) == calls
 
 
 @pytest.mark.parametrize("name", ["", "../first", "a b"])
 def test_a_run_without_a_proper_name_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="RUN="):
-        record_of({"RUN": name})
+        record_of(KubernetesSettings(run=name))
 
 
 class FakeMembers:
-    """A SuperLink's members in memory, in place of `app.fleet.members`; like Flower, it never takes a key twice."""
+    """A SuperLink's members in memory, in place of `app.fleet.identity.members`; like Flower, it never takes a key twice."""
 
     def __init__(self) -> None:
         self.known: list[Member] = []
@@ -254,7 +267,7 @@ class FakeMembers:
 def members(monkeypatch: pytest.MonkeyPatch) -> FakeMembers:
     fake = FakeMembers()
     for name in ("members", "enroll", "revoke"):
-        monkeypatch.setattr(f"app.fleet.members.{name}", getattr(fake, name))
+        monkeypatch.setattr(f"app.fleet.identity.members.{name}", getattr(fake, name))
     return fake
 
 

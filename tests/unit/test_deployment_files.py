@@ -1,9 +1,14 @@
 """The files that deploy hold together: compose.yaml and .env, lock files and pyproject.toml, the Dockerfile."""
 
+import json
 import re
 import shutil
+import socket
 import subprocess
+import threading
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +46,6 @@ def mounts(service: str) -> set[str]:
     }
 
 
-def test_every_setting_is_used_and_every_use_is_a_setting() -> None:
-    """`.env` is the one place: nothing in it is without effect, nothing is set elsewhere."""
-    used = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE)) - {"BOUQUET_MODE"}
-    assert used == set(SETTINGS) - {"COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME"}
-
-
-def test_defaults_in_compose_are_those_of_env() -> None:
-    """Compose without `.env` (`--env-file`) means the same."""
-    for name, default in re.findall(r"\$\{([A-Z_]+):?-([^}]+)\}", COMPOSE):
-        assert name == "BOUQUET_MODE" or SETTINGS[name] in (default, ""), name
-
-
 def test_ten_clients_unless_told_otherwise() -> None:
     """A plain `up` starts as many replicas as there are partitions, on the GPU."""
     assert (SETTINGS["NUM_CLIENTS"], SETTINGS["COMPOSE_PROFILES"]) == ("10", "gpu")
@@ -61,34 +54,45 @@ def test_ten_clients_unless_told_otherwise() -> None:
         assert SERVICES[service]["deploy"]["replicas"] == "${NUM_CLIENTS:-10}"
 
 
-@pytest.mark.parametrize("service", sorted(SERVICES))
+HOSTS = {
+    f"{kind}/{name}": settings
+    for kind in ("server", "client")
+    for name, settings in yaml.safe_load((ROOT / "deploy" / "hosts" / f"{kind}.compose.yaml").read_text())[
+        "services"
+    ].items()
+}
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES | HOSTS))
 def test_services_are_hardened(service: str) -> None:
     """Read-only, without capabilities or new privileges, bounded; health is the image's own affair."""
-    settings = SERVICES[service]
+    settings = (SERVICES | HOSTS)[service]
     assert settings["read_only"] is True
     assert settings["cap_drop"] == ["ALL"]
     assert settings["security_opt"] == ["no-new-privileges:true"]
     assert settings["mem_limit"] and settings["pids_limit"]
+    assert settings["ulimits"]["core"] == 0 and settings["tmpfs"] == ["/tmp:size=1g,mode=1777"]
     assert "privileged" not in settings and "user" not in settings
 
 
 def test_secrets_have_few_readers() -> None:
-    """The CA's key: pki. The server's key: pki and the SuperLink. Clients' keys: pki and the clients."""
+    """The CA's key: pki. The server's key: pki and the SuperLink. Clients' keys: pki, and who hands them out."""
     readers = {volume: {name for name in SERVICES if volume in mounts(name)} for volume in
                ("pki-ca", "pki-server", "client-keys")}  # fmt: skip
     assert readers == {
         "pki-ca": {"pki"},
         "pki-server": {"pki", "superlink"},
-        "client-keys": {"pki", "supernode", "supernode-cpu"},
+        "client-keys": {"pki", "keys"},
     }
 
 
 def test_one_published_port() -> None:
-    """9092; who needs the Control API shares the SuperLink's network namespace."""
+    """9092; who needs the Control API has its socket, and no network."""
     assert {name for name in SERVICES if SERVICES[name].get("ports")} == {"superlink"}
     assert [port.rsplit(":", 1)[1] for port in SERVICES["superlink"]["ports"]] == ["9092"]
     for name in ("enroll", "train"):
-        assert SERVICES[name]["network_mode"] == "service:superlink"
+        assert SERVICES[name]["network_mode"] == "none"
+    assert {name for name in SERVICES if "control" in mounts(name)} == {"superlink", "enroll", "train"}
 
 
 def test_every_dependency_is_locked_with_hashes() -> None:
@@ -136,8 +140,8 @@ def test_the_build_context_is_a_list_of_what_is_needed() -> None:
     assert rules[0] == "*"
     allowed = {rule[1:] for rule in rules if rule.startswith("!")}
     assert allowed == {
-        "pyproject.toml", "README.md", "LICENSE", "app", "docker/build", "docker/run",
-        "docker/requirements.txt", "docker/torch.txt",
+        "pyproject.toml", "README.md", "LICENSE", "app", "docker/build",
+        "docker/requirements.txt", "docker/torch.txt", "docker/torch-cpu.txt", "docker/dev.txt",
     }  # fmt: skip
 
 
@@ -167,7 +171,7 @@ def commands(folder: Path, **scripts: str) -> Path:
         ({}, "local", "no docker command"),
         ({"docker": "exit 1"}, "local", "no Docker engine answers"),
         ({"docker": '[ "$1" != compose ]'}, "local", "no Compose v2"),
-        ({"docker": '[ "$1" != image ] && [ "$1" != pull ]', "id": "echo 1000"}, "local", "cannot get the base image"),
+        ({"docker": '[ "$1" != image ] && [ "$1" != pull ]', "id": "echo 1000"}, "local", "the base image"),
         ({"docker": "exit 0"}, "compose-cpu", "no NVIDIA GPU"),
         ({"docker": "exit 0", "nvidia-smi": "exit 0"}, "compose-cpu", "no NVIDIA GPU"),
         ({"docker": "echo Runtimes: nvidia runc", "nvidia-smi": "exit 0"}, "compose-gpu", "NVIDIA GPU"),
@@ -186,3 +190,54 @@ def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
     done = choose_mode(commands(tmp_path), "cloud")
     assert done.returncode == 2
     assert "MODE=cloud" in done.stderr and "compose-cpu" in done.stderr
+
+
+def _health_checks() -> list[list[str]]:
+    """The commands of the images' health checks."""
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text().replace("\\\n", "")
+    return [json.loads(words) for words in re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", dockerfile, re.M)]
+
+
+def test_a_container_is_well_when_all_of_its_ports_answer() -> None:
+    """The commands of the images' health checks, with other ports in them."""
+    checks = _health_checks()
+    ports = [re.findall(r"127\.0\.0\.1/(\d+)", check[-1]) for check in checks]
+    assert ports == [["9096", "8000"], ["9095"]]
+    with listening(b"SERVING\n") as answers, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        refuses = str(closed.getsockname()[1])
+        for (*shell, check), used in zip(checks, ports, strict=True):
+            for silent in (None, *used):
+                command = check
+                for port in used:
+                    command = command.replace(f"/{port}", f"/{refuses if port == silent else answers}")
+                done = subprocess.run([*shell, command], capture_output=True, timeout=10)
+                assert (done.returncode == 0) == (silent is None), command
+
+
+@pytest.mark.parametrize("words", [b"NOT_SERVING\n", b""], ids=["said so", "hangs"])
+def test_a_superlink_whose_fleet_api_does_not_work_is_not_well(words: bytes) -> None:
+    [*shell, check] = _health_checks()[0]
+    with listening(words) as port:
+        command = re.sub(r"/(9096|8000)", f"/{port}", check).replace("-rt 8", "-rt 1")
+        assert subprocess.run([*shell, command], capture_output=True, timeout=10).returncode != 0
+
+
+@contextmanager
+def listening(words: bytes) -> Iterator[int]:
+    """A port of loopback whose connections get ``words``."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        open_ones = []
+
+        def greet() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    open_ones.append(connection)
+                    connection.sendall(words)
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        for connection in open_ones:
+            connection.close()

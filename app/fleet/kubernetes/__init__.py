@@ -1,12 +1,8 @@
-"""What Bouquet's pods do besides `bouquet`: keys into Secrets, the member list, enrolment, the run.
+"""What Bouquet's pods do beside other commands: keys into Secrets, the member list, enrolment, the run.
 
-    python -m app.fleet.kubernetes keys       in the Job, the only pod that may ask the cluster's API
-    python -m app.fleet.kubernetes node-key   in a client's init container
-    python -m app.fleet.kubernetes enroll     beside the SuperLink, on its loopback
-    python -m app.fleet.kubernetes train      beside the SuperLink, on its loopback
-    python -m app.fleet.kubernetes result     by hand in `train`'s container: wait, exit as the run did
+`app/cli/kubernetes.py` has the commands.
 
-A client's private key never leaves its volume. Its public half travels as the termination message of
-the init container that made it, which the kubelet writes into the pod's status: so the cluster itself
-vouches for which pod a key came from, and a client needs neither a token nor a way to the API.
+A client's private key never leaves its volume. The init container that makes it gives its public half as its
+termination message, and the kubelet writes that into the pod's status. So the cluster itself vouches for the pod
+that a key came from, and a client needs neither a token nor a way to the API.
 """

@@ -1,7 +1,6 @@
 """The API of the cluster that a pod runs in, over the standard library: the image holds no kubectl."""
 
 import json
-import os
 import ssl
 import urllib.error
 import urllib.parse
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import UserError
+from app.fleet.deployment import KubernetesSettings
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -26,14 +26,14 @@ class Api:
         self.namespace = namespace
 
     @classmethod
-    def of_this_pod(cls) -> "Api":
+    def of_this_pod(cls, settings: KubernetesSettings) -> "Api":
         """Raises UserError outside a pod, or in one without a token."""
-        host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+        host = settings.api_host
         if not host or not (ACCOUNT / "token").exists():
             raise UserError(f"{ACCOUNT}/token is not there: this runs in a pod with a service account")
         host = f"[{host}]" if ":" in host else host
         namespace = (ACCOUNT / "namespace").read_text().strip()
-        return cls(f"https://{host}:{port}", namespace, ACCOUNT / "token", ACCOUNT / "ca.crt")
+        return cls(f"https://{host}:{settings.api_port}", namespace, ACCOUNT / "token", ACCOUNT / "ca.crt")
 
     def get(self, kind: str, name: str) -> Object | None:
         """One object, or None where there is none."""

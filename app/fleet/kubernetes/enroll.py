@@ -12,16 +12,17 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.errors import UserError
-from app.fleet import members
-from app.fleet.keys import load_public_key
+from app.fleet.control import Connection
+from app.fleet.identity import members
+from app.fleet.identity.keys import load_public_key
 
 PAUSE_S = 5.0
 
 
-def enroll_all(folder: Path, connection: members.Connection, say: Callable[[str], None]) -> int:
+def enroll_all(folder: Path, connection: Connection, echo: Callable[[str], None]) -> int:
     """Enrol every NAME.pub in `folder` under NAME; return how many files there are.
 
-    A file that cannot be enrolled is named through `say` and left out: it keeps no other out. Raises
+    A file that cannot be enrolled is named through `echo` and left out: it keeps no other out. Raises
     UserError where the SuperLink does not answer.
     """
     known = members.members(connection)
@@ -33,16 +34,16 @@ def enroll_all(folder: Path, connection: members.Connection, say: Callable[[str]
         try:
             key = load_public_key(file).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
             if name in current and key not in seen:
-                say(members.revoke(name, connection))
-            say(members.enroll(name, file, connection))
+                echo(members.revoke(name, connection))
+            echo(members.enroll(name, file, connection))
         except UserError as error:
-            say(f"{name}: left out, {error}")
+            echo(f"{name}: left out, {error}")
     return len(files)
 
 
 def keep_enrolled(
     folder: Path,
-    connection: members.Connection,
+    connection: Connection,
     enrolled: Path,
     alive: Callable[[], None],
     *,

@@ -9,18 +9,18 @@
 """
 
 import base64
-import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from app.errors import UserError
-from app.fleet.certificates import init_ca, issue_server
-from app.fleet.keys import make_node_key
+from app.files import PRIVATE, PUBLIC, write_atomically
+from app.fleet.deployment import KubernetesSettings
+from app.fleet.identity.certificates import init_ca, issue_server
+from app.fleet.identity.keys import make_node_key
 from app.fleet.kubernetes.api import Api, Object
-from app.fleet.private_files import PRIVATE, PUBLIC, write_atomically
 
 CA_SECRET = "bouquet-ca"
 SERVER_SECRET = "bouquet-server-tls"
@@ -31,17 +31,17 @@ CLIENT_LABELS = "app.kubernetes.io/name=bouquet,app.kubernetes.io/component=supe
 KEY_CONTAINER = "node-key"
 TERMINATION_MESSAGE = Path("/dev/termination-log")
 
-# A Secret's key for each file that `app.fleet.certificates` reads and writes.
+# A Secret's key for each file that `app.fleet.identity.certificates` reads and writes.
 _CA_FILES = {"ca.key": "ca.key", "ca.crt": "ca.crt"}
 _SERVER_FILES = {"tls.key": "server.key", "tls.crt": "server.crt", "ca.crt": "ca.crt"}
 
 
-def make_keys(api: Api, environment: Mapping[str, str], *, pause_s: float = 2.0) -> None:
+def make_keys(api: Api, settings: KubernetesSettings, *, pause_s: float = 2.0) -> None:
     """Fill the Secrets and ConfigMaps that the pods mount. Twice changes nothing but what must change."""
-    if environment.get("TLS_FROM", "") == "cert-manager":
+    if settings.tls_from == "cert-manager":
         authority = _wait_for(lambda: _ca_of(api.get("secrets", SERVER_SECRET)), SERVER_SECRET, pause_s)
     else:
-        authority = _own_certificates(api, _service_names(api.namespace, environment.get("SERVER_NAMES", "")))
+        authority = _own_certificates(api, _service_names(api.namespace, settings.server_names))
     print(f"ConfigMap {CA_CONFIG}: {api.write('configmaps', _config(CA_CONFIG, {'ca.crt': authority}))}")
 
     count = _replicas(api)
@@ -69,11 +69,11 @@ def public_keys(pods: Iterable[Object], count: int) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def make_client_key(path: Path, message: Path = TERMINATION_MESSAGE) -> None:
+def make_client_key(path: Path, comment: str, message: Path = TERMINATION_MESSAGE) -> None:
     """Make this client's key unless it is there, and leave the public half where the kubelet reads it."""
     if path.exists():
         path.chmod(PRIVATE)  # a volume that the kubelet handed to our group again is group-readable
-    key = make_node_key(path, comment=os.environ.get("POD_NAME", ""))
+    key = make_node_key(path, comment=comment)
     message.write_text(key.public_text)
     print(f"{path}: {'made' if key.made else 'kept'}, {key.fingerprint}")
 
@@ -93,24 +93,26 @@ def _own_certificates(api: Api, names: Iterable[str]) -> str:
         before = _contents(folder)
         print(init_ca(folder).replace(f"{folder}/", ""))
         print(issue_server(folder, names).replace(f"{folder}/", ""))
+        after = _contents(folder)
         for secret, files, kind in (
             (CA_SECRET, _CA_FILES, "Opaque"),
             (SERVER_SECRET, _SERVER_FILES, "kubernetes.io/tls"),
         ):
-            if any(before.get(file) != (folder / file).read_bytes() for file in files.values()):
+            if any(before.get(file) != after.get(file) for file in files.values()):
                 data = {
-                    key: base64.b64encode((folder / file).read_bytes()).decode()
+                    key: base64.b64encode(after[file]).decode()
                     for key, file in files.items()
+                    if file in after
                 }
                 body = {"apiVersion": "v1", "kind": "Secret", "metadata": _metadata(secret)}
                 print(f"Secret {secret}: {api.write('secrets', body | {'type': kind, 'data': data})}")
         return (folder / "ca.crt").read_text()
 
 
-def _service_names(namespace: str, extra: str) -> list[str]:
+def _service_names(namespace: str, extra: Iterable[str]) -> list[str]:
     service = f"bouquet-superlink.{namespace}"
     return [
-        *extra.replace(",", " ").split(),
+        *extra,
         "bouquet-superlink",
         service,
         f"{service}.svc",

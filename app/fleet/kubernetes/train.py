@@ -5,23 +5,24 @@ name in the settings, or `bouquet train` by hand, starts the next one.
 """
 
 import json
-import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from app.errors import UserError
-from app.fleet.private_files import PUBLIC, make_directory, write_atomically
+from app.errors import SUBSET, WRONG_INPUT, UserError
+from app.files import PUBLIC, write_atomically
+from app.fleet.deployment import KubernetesSettings
+from app.fleet.identity.files import make_directory
 
 COMMAND = ("bouquet", "train")
 ATTEMPTS = 3
 PAUSE_S = 20.0
-_SETTINGS_WRONG = 2  # the exit status of every UserError
+FINISHED = frozenset({0, SUBSET})
 
 
 def train_once(
-    environment: Mapping[str, str],
+    settings: KubernetesSettings,
     alive: Callable[[], None],
     *,
     command: tuple[str, ...] = COMMAND,
@@ -33,17 +34,17 @@ def train_once(
     they are not tried again. `alive` is called about once a second. Raises UserError for a RUN that is no
     name.
     """
-    record = record_of(environment)
-    if record.exists() and json.loads(record.read_text())["status"] == 0:
+    record = record_of(settings)
+    if record.exists() and json.loads(record.read_text())["status"] in FINISHED:
         print(f"run {record.stem!r} has finished before: set another RUN for a new one", flush=True)
-        return 0
+        return int(json.loads(record.read_text())["status"])
     make_directory(record.parent)
     status = 1
     for attempt in range(1, ATTEMPTS + 1):
         print(f"run {record.stem!r}, attempt {attempt} of {ATTEMPTS}", flush=True)
         record.unlink(missing_ok=True)
         status = _run(command, alive)
-        if status in (0, _SETTINGS_WRONG) or attempt == ATTEMPTS:
+        if status in {*FINISHED, WRONG_INPUT} or attempt == ATTEMPTS:
             break
         for _ in range(int(pause_s)):
             alive()
@@ -53,24 +54,24 @@ def train_once(
     return status
 
 
-def wait_for_result(environment: Mapping[str, str], pause_s: float = 1.0) -> int:
+def wait_for_result(settings: KubernetesSettings, pause_s: float = 1.0) -> int:
     """Wait until the run `RUN` has ended and return its exit status."""
-    record = record_of(environment)
+    record = record_of(settings)
     while not record.exists():
         time.sleep(pause_s)
     return int(json.loads(record.read_text())["status"])
 
 
-def record_of(environment: Mapping[str, str]) -> Path:
+def record_of(settings: KubernetesSettings) -> Path:
     """Where the end of the run `RUN` is kept."""
-    name = environment.get("RUN", "")
+    name = settings.run
     if not name.replace("-", "").replace("_", "").isalnum():
         raise UserError(f"RUN={name!r} is no name for a run: use letters, digits, - and _")
-    return Path(environment.get("BOUQUET_STATE", "/state")) / "runs" / f"{name}.json"
+    return settings.state / "runs" / f"{name}.json"
 
 
 def _run(command: tuple[str, ...], alive: Callable[[], None]) -> int:
-    process = subprocess.Popen(command, env=dict(os.environ))
+    process = subprocess.Popen(command)
     try:
         while True:
             try:

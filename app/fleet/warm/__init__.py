@@ -1,5 +1,5 @@
-"""Warm ClientApps: a message pays neither for a Python start nor for an import or a first training step.
+"""Warm ClientApps: a message does not pay for a Python start, an import or a first training step.
 
-``parent.py`` is that process, which must import nothing of this package, whose name an app may share;
-``executor.py`` is the SuperNode's side of it, ``task.py`` one message's.
+``parent.py`` is the warm process. It imports nothing of this package, because an app may have a package of the same
+name. ``executor.py`` is the SuperNode's side of it, and ``task.py`` handles one message.
 """

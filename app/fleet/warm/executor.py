@@ -1,11 +1,11 @@
 """The SuperNode's side of the warm parent: start it, and have a child of it forked for each message.
 
-Takes the place of Flower's SuperExec inside the SuperNode. A SuperNode works on one message at a time,
-so while a child trains nothing needs asking: the SuperNode's main thread claims the task itself, has a
-child forked for it, and answers the child's Runtime API calls (``task.py``) over a socket pair until it ends.
+This takes the place of Flower's SuperExec inside the SuperNode. A SuperNode works on one message at a time, so its main
+thread is free while a child trains. It claims the task, has a child forked for it, and answers the child's Runtime API
+calls (``task.py``) over a socket pair until the child ends.
 
 Read in flwr 1.39.0: ``supernode/start_client_internal.py``, ``supernode/servicer/runtime``,
-``supercore/corestate``. ``unsupported`` says what is missing where these differ.
+``supercore/corestate``. ``patches/supernode/warm.py`` lists what is needed of them.
 """
 
 import os
@@ -14,10 +14,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from logging import ERROR, INFO, WARNING
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,19 @@ from flwr.proto import runtime_pb2
 from flwr.supercore import log
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
-from flwr.supernode import start_client_internal as internal
 from flwr.supernode.nodestate import NodeState
 from flwr.supernode.servicer.runtime import runtime_handlers
 
+from app.environment import with_variables
+from app.fleet.site.allowed_apps import THE_OWN, AllowedApps
+from app.fleet.site.requirements import NO_REQUIREMENTS, Requirements
 from app.fleet.warm import parent
+from app.fleet.warm.confinement import NOTHING_MORE, Reach
 from app.fleet.warm.peer import Peer, WarmStartError, control_pair
 from app.fleet.warm.task import Task
 
 READY_TIMEOUT_S = 180.0
+LOOK_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,9 @@ class WarmSettings:
         slots: how many replicas of this host may train at once; 0 for no limit.
         slots_folder: folder that the replicas share, or None.
         persistent: one long-lived worker per run instead of a fork per message (GPU).
-        allowed_apps: app hashes this client accepts; empty for any.
+        allowed_apps: app hashes that this client accepts, or any.
+        site_require: what a run's settings must keep to.
+        reach: what an app may reach; None for all that this user may.
     """
 
     node_config: dict[str, Any]
@@ -54,7 +62,9 @@ class WarmSettings:
     slots: int = 0
     slots_folder: Path | None = None
     persistent: bool = False
-    allowed_apps: frozenset[str] = frozenset()
+    allowed_apps: AllowedApps = THE_OWN
+    site_require: Requirements = NO_REQUIREMENTS
+    reach: Reach | None = NOTHING_MORE
 
 
 class _Fork:
@@ -78,14 +88,18 @@ class WarmExecutor:
         settings: how messages are run.
         given: control socket of a warm parent that this SuperNode shares with others of its host; without one,
             or when that one has ended, it starts its own.
+        is_over: whether the run of the message at hand is known to have ended.
     """
 
     settings: WarmSettings
     given: socket.socket | None = None
+    is_over: Callable[[], bool] = lambda: False
     _process: subprocess.Popen[bytes] | _Fork | None = None
     _parent: Peer | None = None
     _apps: dict[str, Peer] = field(default_factory=dict)
+    _never_warm: set[str] = field(default_factory=set)  # hashes of apps that each message loads for itself
     _worker: tuple[tuple[str, int], Peer] | None = None
+    _started_any: bool = False
 
     # -- the warm parent ------------------------------------------------------------------------
 
@@ -113,14 +127,14 @@ class WarmExecutor:
         with theirs:
             if fork and threading.active_count() == 1:
                 self._process = _Fork(
-                    parent.fork(partial(parent.become_in_fork, theirs, self.settings.threads), ours)
+                    parent.fork(partial(parent.run_warm_parent_in_fork, theirs, self.settings.threads), ours)
                 )
             else:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", parent.__file__, str(theirs.fileno()), str(os.getpid())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, "OMP_NUM_THREADS": str(self.settings.threads)},
+                    env=with_variables({"OMP_NUM_THREADS": str(self.settings.threads)}),
                 )
         self._parent = Peer(ours, self._process.pid)
 
@@ -158,11 +172,17 @@ class WarmExecutor:
         """End the processes that have an app loaded."""
         for _, peer in [*self._apps.items(), *([self._worker] if self._worker else [])]:
             peer.control.close()
-        if self._apps and self._parent is not None:
-            for peer in self._apps.values():
-                with suppress(OSError, ValueError):
-                    self._parent.ask({"op": "wait", "pid": peer.pid})
         self._apps, self._worker = {}, None
+        if self._started_any:
+            self.end_leftovers()
+
+    def end_leftovers(self) -> None:
+        """End what apps have left behind, and nothing that is needed for the next message."""
+        worker = [self._worker[1].pid] if self._worker else []
+        keep = [*(peer.pid for peer in self._apps.values()), *worker]
+        if self._parent is not None:
+            with suppress(OSError, ValueError):
+                self._parent.ask({"op": "end", "keep": keep, "spared": worker})
 
     def _generic(self) -> Peer:
         if self._parent is None or self._parent.has_ended():
@@ -181,6 +201,8 @@ class WarmExecutor:
                 return peer
             log(WARNING, "The app's warm process has ended; starting a new one")
         generic = self._generic()
+        if fab.hash_str in self._never_warm:
+            return generic
         self.drop_apps()
         ours, theirs = control_pair()
         bundle = os.memfd_create("fab")
@@ -194,25 +216,39 @@ class WarmExecutor:
                 "fab_hash": fab.hash_str,
                 "run_config": run_config,
                 "node_config": self.settings.node_config,
+                "reach": self.settings.reach,
             }
-            pid = int(generic.ask(request, theirs.fileno(), bundle)["pid"])
+            self._started_any = True
+            pid = generic.start(request, theirs.fileno(), bundle)
         finally:
             os.close(bundle)
             theirs.close()
         peer = Peer(ours, pid)
         try:
-            answer = peer.hear(READY_TIMEOUT_S)
-        except OSError as error:
-            answer = {"error": str(error)}
-        if "error" in answer:
-            # A child of the generic parent meets the same error and reports it to the server.
-            log(ERROR, "The app could not be loaded ahead of its messages: %s", answer["error"])
+            answer = self._hear_loaded(peer)
+        except (OSError, ValueError) as error:
+            answer = {"failure": str(error)}
+        if "ready" not in answer:
+            # A child of the generic parent loads the app itself, and reports an error to the server.
+            reason = answer.get("unforkable") or answer.get("error") or answer.get("failure")
+            log(WARNING, "Each message of %s loads the app anew, which is slower: %s", run.fab_id, reason)
+            if "failure" not in answer:
+                self._never_warm.add(fab.hash_str)
             ours.close()
-            with suppress(OSError, ValueError):
-                generic.ask({"op": "wait", "pid": pid})
+            self.end_leftovers()
             return generic
         self._apps[fab.hash_str] = peer
         return peer
+
+    def _hear_loaded(self, peer: Peer) -> dict[str, Any]:
+        """What a process says when it has loaded its app. Raises OSError or ValueError, also where the run ends before."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while True:
+            try:
+                return peer.hear(LOOK_S)
+            except TimeoutError:
+                if self.is_over() or time.monotonic() > deadline:
+                    raise
 
     def _worker_for(self, run: Run, peer: Peer) -> Peer:
         key = (run.fab_hash, run.run_id)
@@ -223,9 +259,10 @@ class WarmExecutor:
             self._worker = None
             ended.control.close()
             peer.ask({"op": "wait", "pid": ended.pid})
+            self.end_leftovers()
         ours, theirs = control_pair()
         with theirs:
-            worker = Peer(ours, int(peer.ask({"op": "worker"}, theirs.fileno())["pid"]))
+            worker = Peer(ours, peer.start({"op": "worker"}, theirs.fileno()))
         self._worker = (key, worker)
         return worker
 
@@ -244,9 +281,27 @@ class WarmExecutor:
         """
         request = {"op": "fork", "token": token, "threads": self.settings.threads}
         if self.settings.persistent and fab.hash_str in self._apps:
-            answer = self._worker_for(run, warm).ask({**request, "op": "run"}, connection.fileno())
-            return int(answer["pid"]), None
-        return int(warm.ask(request, connection.fileno())["pid"]), warm
+            return self._worker_for(run, warm).start({**request, "op": "run"}, connection.fileno()), None
+        if fab.hash_str not in self._apps:
+            request["reach"] = self.settings.reach
+        return warm.start(request, connection.fileno()), warm
+
+    def end_message(self, pid: int, parent: Peer | None, *, expired: bool) -> str:
+        """See to it that nothing of a message goes on; returns how its process ended, for the case of no reply."""
+        status = None
+        if parent is not None and not expired:
+            status = _wait(parent, pid)
+        self.end_leftovers()
+        if parent is None:
+            if expired:
+                self.drop_apps()
+            return f"the worker process {pid} ended before it replied"
+        if status is None and (status := _wait(parent, pid)) is None:
+            self.drop_apps()
+            return "the warm parent ended while the message was being processed"
+        if status == -signal.SIGKILL:
+            return "the ClientApp's process was killed before it replied: this client is out of memory, or somebody did it"
+        return f"the ClientApp's process ended with status {status} before it replied"
 
     def execute_pending(self, state: NodeState) -> None:
         """Run every task that waits in ``state``; afterwards each message has its reply there."""
@@ -256,38 +311,10 @@ class WarmExecutor:
                 Task(self, state, task).execute()
 
 
-def unsupported() -> str:
-    """What this Flower lacks of the internals used here; empty when all is there."""
-    from importlib.metadata import version
-
-    from flwr.supernode.runtime import run_clientapp
-
-    if not version("flwr").startswith("1.39."):
-        return f"flwr {version('flwr')} is not 1.39"
-    wanted: dict[Any, tuple[str, ...]] = {
-        internal: ("_insert_message", "_push_messages", "_pull_and_store_message", "start_client_internal", "time"),
-        run_clientapp: (
-            "RuntimeHttpClient", "run_clientapp", "flwr_exit", "register_signal_handlers",
-            "install_from_fab", "get_load_client_app_fn", "event",
-        ),
-        NodeState: ("claim_task", "get_task_by_token", "get_run_series_context", "get_messages", "finish_task"),
-    }  # fmt: skip
-    missing = [
-        f"{owner.__name__}.{name}"
-        for owner, names in wanted.items()
-        for name in names
-        if not hasattr(owner, name)
-    ]
-    return f"flwr lacks {', '.join(missing)}" if missing else ""
-
-
-def install(executor: WarmExecutor) -> None:
-    """Let the SuperNode's main loop run its messages through ``executor``."""
-    stock = internal._push_messages
-
-    def push_messages(state: NodeState, object_store: Any, send: Any, push_object: Any) -> None:
-        executor.execute_pending(state)
-        stock(state, object_store, send, push_object)
-
-    internal._push_messages = push_messages
-    log(INFO, "Messages run in children of a warm process")
+def _wait(parent: Peer, pid: int) -> int | None:
+    """The exit status of a process; None where its parent cannot tell."""
+    try:
+        status = parent.ask({"op": "wait", "pid": pid}).get("status")
+    except (OSError, ValueError):
+        return None
+    return status if isinstance(status, int) else None

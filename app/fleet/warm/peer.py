@@ -1,4 +1,4 @@
-"""Talking to a warm process: one JSON packet asks, one answers; descriptors travel beside the question."""
+"""Talking to a warm process: one JSON packet for a request, with file descriptors beside it, and one for the answer."""
 
 import json
 import select
@@ -21,11 +21,23 @@ class Peer:
         return self.hear(timeout)
 
     def hear(self, timeout: float) -> dict[str, Any]:
+        """What the process says next. It may be an app's, so its words are checked; raises OSError or ValueError."""
         self.control.settimeout(timeout)
         if not (packet := self.control.recv(1 << 16)):
             raise ConnectionError("the process has ended")
-        answer: dict[str, Any] = json.loads(packet)
+        try:
+            answer = json.loads(packet)
+        except RecursionError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ValueError("the process does not answer as a warm process does")
         return answer
+
+    def start(self, request: dict[str, Any], *descriptors: int) -> int:
+        """Have the process start another; returns its pid. Raises OSError or ValueError."""
+        if not isinstance(pid := self.ask(request, *descriptors).get("pid"), int):
+            raise ValueError("the process has started no other")
+        return pid
 
     def has_ended(self) -> bool:
         """Whether the process has hung up: nothing else comes from it unasked."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supernode.runtime import run_clientapp
 
 app = ClientApp()
 imported_in = os.getpid()
@@ -27,8 +28,11 @@ def train(message: Message, context: Context) -> Message:
     handled += 1
     time.sleep(float(context.run_config["sleep"]))
     gpus = learn() if context.run_config["learn"] else -1
-    if message.content.config_records["config"]["number"] == context.run_config["fail-at"]:
+    number = message.content.config_records["config"]["number"]
+    if number == context.run_config["fail-at"]:
         raise RuntimeError("this message fails, as it was asked to")
+    if number == context.run_config["end-in-reply-at"]:
+        run_clientapp.push_objects = lambda *_args, **_kwargs: os._exit(9)  # the reply is announced by then
     metrics = MetricRecord(
         {
             "pid": os.getpid(),

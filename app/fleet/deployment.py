@@ -1,0 +1,354 @@
+"""The settings of a deployment: one frozen object for each kind of process, read once when it starts.
+
+``app/environment.py`` reads them. ``up``, ``simulate``, ``prepare`` and ``train`` also read `.env`, when the current folder
+is Bouquet's own checkout. The `.env` of any other folder belongs to another app. A SuperLink and a SuperNode get their
+environment from Compose, systemd or Kubernetes.
+
+These are plain dataclasses. Pydantic would accept `` 3`` and ``1_0`` as whole numbers, and pydantic-settings would be a
+second reader of the command line beside Typer.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from app.environment import (
+    ADDRESS,
+    CONTROL,
+    DATA_VARIABLE,
+    DEVICE,
+    NUMBER,
+    PATCHES_MEANING,
+    PATH,
+    PORT,
+    RESULTS_VARIABLE,
+    UNIX,
+    WORDS,
+    AppEnvironment,
+    Device,
+    Form,
+    one_of,
+    setting,
+    whole,
+)
+from app.errors import UserError
+from app.fleet.site.allowed_apps import THE_OWN, AllowedApps, parse_allowed
+from app.fleet.site.requirements import NO_REQUIREMENTS, Requirements, parse_requirements
+
+PACKAGE = Path(__file__).resolve().parents[2]  # where `import app` finds this package
+HASHES = Form("HASHES", parse_allowed)
+WORKERS = one_of("auto", "fork", "persistent")
+REQUIRED, OPTIONAL = "required", "optional"
+CLIENTS_OPTIONS = ("--clients", "-n")
+LOST_MEANING = "Seconds after which the server takes a client that is silent for lost."
+APPS_MEANING = "Apps that a client may run: hashes (`bouquet app-hash`), own, or any."
+CLIENTS_MEANING = "Number of clients, and so of partitions."
+STORE = Path(".bouquet") / "data" / "store"
+INSECURE_MEANING = "Plaintext, no node authentication: for loopback and tests."
+MODE_MEANING = "How the federation was started; stands in the results."
+CERTIFICATES_MEANING = "Folder with ca.crt, server.crt, server.key."
+CA_MEANING = "The federation's ca.crt."
+HEALTH_MEANING = "Port on 127.0.0.1 that health checks ask; 0: none."
+KEY_MEANING = "This client's private key, or the socket of `bouquet pki hand-out`."
+CONFIG_MEANING = 'Run-config pairs: "local-epochs=2".'
+CONTROL_MEANING = "Where the SuperLink's Control API is: host:port, or unix:/FILE."
+STATE_MEANING = "Folder for what survives a restart."
+BASE_IMAGE = "debian:bookworm-slim"
+POD_NAME_MEANING = "Kubernetes: name of the pod, which ends in its ordinal."
+SERVER_NAMES_MEANING = "Names and addresses that clients dial, separated by spaces."
+
+
+def dotenv() -> dict[str, str]:
+    """The variables of `.env`, when the current folder is Bouquet's own checkout.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    file = Path.cwd() / ".env"
+    if file.parent != PACKAGE or not file.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    try:
+        return {name: value or "" for name, value in dotenv_values(file, interpolate=False).items()}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); write NAME=value lines in UTF-8") from None
+
+
+@dataclass(frozen=True)
+class SuperLinkSettings:
+    """How the SuperLink is run. The Control API always listens on loopback."""
+
+    fleet_address: str = setting("", "Where SuperNodes dial in.", "0.0.0.0:9092", ADDRESS)
+    control_port: int = setting("", "Port of the Control API on 127.0.0.1.", 8000, PORT)
+    control: str = setting(
+        "BOUQUET_CONTROL", "unix:/FILE: the Control API listens there too.", "", CONTROL, ()
+    )
+    certificates: Path | None = setting("BOUQUET_CERTIFICATES", CERTIFICATES_MEANING, None, PATH)
+    state: Path | None = setting("BOUQUET_STATE", STATE_MEANING, None, PATH)
+    health_port: int = setting("BOUQUET_HEALTH_PORT", HEALTH_MEANING, 0, PORT)
+    client_certificates: str = setting(
+        "CLIENT_CERTIFICATES", "optional lets stock SuperNodes in.", REQUIRED, one_of(REQUIRED, OPTIONAL)
+    )
+    insecure: bool = setting("", INSECURE_MEANING, False)
+    patches: str = setting("BOUQUET_PATCHES", PATCHES_MEANING, "", options=())
+
+    def __post_init__(self) -> None:
+        _check_transport(self.insecure, self.certificates, "--certificates (BOUQUET_CERTIFICATES)")
+        if self.certificates is not None and self.state is None:
+            raise UserError("--certificates needs --state (BOUQUET_STATE): a folder for the list of members")
+
+    @property
+    def control_socket(self) -> Path | None:
+        """Where the Control API listens beside its port."""
+        return Path(self.control.removeprefix(UNIX)) if self.control.startswith(UNIX) else None
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """How a client works on this host: alone, or as one of several."""
+
+    threads: int | None = setting(
+        "BOUQUET_THREADS", "Threads per client; empty: its share of the cores.", None, whole(1)
+    )
+    worker: str = setting(
+        "BOUQUET_WORKER", "A process per message (fork) or per run (persistent).", "auto", WORKERS
+    )
+    patches: str = setting("BOUQUET_PATCHES", PATCHES_MEANING, "", options=())
+    allowed_apps: AllowedApps = setting(
+        "BOUQUET_ALLOWED_APPS", APPS_MEANING, THE_OWN, HASHES, former="ALLOWED_APPS"
+    )
+    site_require: Requirements = setting(
+        "BOUQUET_SITE_REQUIRE",
+        "What runs must keep to here: privacy=local local-epsilon<=2.",
+        NO_REQUIREMENTS,
+        Form("REQUIREMENTS", parse_requirements),
+    )
+    confinement: str = setting(
+        "BOUQUET_CONFINEMENT",
+        "Apps reach their data and their channel only: auto, where the kernel can; required; off.",
+        "auto",
+        one_of("auto", "required", "off"),
+    )
+    app_reads: tuple[str, ...] = setting(
+        "BOUQUET_APP_READS", "More folders that apps may read, separated by spaces.", (), WORDS
+    )
+    lost_after: int = setting("BOUQUET_LOST_AFTER", LOST_MEANING, 15, whole(10, 3600))
+    device: Device = setting("BOUQUET_DEVICE", "Where a client trains.", Device(), DEVICE)
+    visible_gpus: str | None = setting(
+        "CUDA_VISIBLE_DEVICES", "GPUs that clients may use; empty: none.", options=(), empty_counts=True
+    )
+
+
+@dataclass(frozen=True)
+class SuperNodeSettings(ClientSettings):
+    """How one client is run."""
+
+    superlink: str = setting("SUPERLINK", "host:port of the SuperLink.", "127.0.0.1:9092", ADDRESS)
+    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
+    key: Path | None = setting("BOUQUET_NODE_KEY", KEY_MEANING, None, PATH)
+    health_port: int = setting("BOUQUET_HEALTH_PORT", HEALTH_MEANING, 9095, PORT)
+    insecure: bool = setting("", INSECURE_MEANING, False)
+    num_clients: int = setting("NUM_CLIENTS", CLIENTS_MEANING, 1, whole(1), CLIENTS_OPTIONS)
+    partition_id: str = setting("PARTITION_ID", "This client's partition; empty to lease one.", "")
+    pod_index: str = setting("POD_INDEX", "Kubernetes: ordinal of the pod.", "", options=())
+    pod_name: str = setting("POD_NAME", POD_NAME_MEANING, "", options=())
+    leases: Path | None = setting("BOUQUET_LEASES", "Folder that the clients of a host share.", None, PATH)
+    local_clients: int | None = setting(
+        "BOUQUET_LOCAL_CLIENTS",
+        "Clients on this host's cores; empty: all with BOUQUET_LEASES.",
+        None,
+        whole(1),
+    )
+
+    def __post_init__(self) -> None:
+        _check_transport(self.insecure, self.ca, "--ca (BOUQUET_CA) with --key (BOUQUET_NODE_KEY)")
+        if self.ca is not None and self.key is None:
+            raise UserError("no key: give --key (BOUQUET_NODE_KEY); `bouquet node-key` makes one")
+
+    @property
+    def sharing(self) -> int:
+        """Clients that share the cores of this host."""
+        return self.local_clients or (self.num_clients if self.leases else 1)
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data a federation learns from, and how it is divided."""
+
+    dataset: str = setting("DATASET", "Hub name, folder, or digits. Default: CIFAR-10.", "")
+    dataset_folder: str = setting("DATASET_FOLDER", "A folder in place of DATASET.", "", options=())
+    partitioner: str = setting("PARTITIONER", "iid, dirichlet, pathological, shard, linear, ...", "iid")
+    alpha: float | None = setting("ALPHA", "dirichlet: the smaller, the more uneven.", None, NUMBER)
+    classes_per_partition: int | None = setting("CLASSES_PER_PARTITION", "pathological.", None, whole(1))
+    shards_per_partition: int | None = setting("SHARDS_PER_PARTITION", "shard.", None, whole(1))
+    seed: int = setting("DATA_SEED", "Seed of the partitioning and the 80/20 split.", 42, whole())
+    num_clients: int = setting("NUM_CLIENTS", CLIENTS_MEANING, 10, whole(1), CLIENTS_OPTIONS)
+
+    @property
+    def source(self) -> str:
+        """The data set that was asked for; empty for the default."""
+        return self.dataset or self.dataset_folder
+
+
+@dataclass(frozen=True)
+class PrepareSettings(DataSettings):
+    """What ``bouquet prepare`` makes."""
+
+    out: Path = setting(DATA_VARIABLE, "Folder of the data store.", STORE, PATH)
+    subset: str = setting("", "Configuration of a hub data set that has several.", "")
+    image_column: str = setting("", "Column of the pictures; found by itself when there is one.", "")
+    label_column: str = setting("", "Column of the labels; found by itself.", "")
+    image_size: int | None = setting("", "Edge in pixels to resize pictures to.", None, whole(1))
+    classes: str = setting("", "Class names in their order, for an own image folder: a,b,c.", "")
+    tolerance: int = setting("TOLERANCE", "Unreadable pictures that may be left out.", 0, whole())
+    force: bool = setting("", "Replace a store made otherwise.", False)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What is run: an app, and its rounds."""
+
+    rounds: int | None = setting(
+        "ROUNDS", "Number of rounds; empty: the app's.", None, whole(1), ("--rounds", "-r")
+    )
+    config: str = setting("CONFIG", CONFIG_MEANING, "", options=("--config", "-c"))
+    project: Path | None = setting("BOUQUET_PROJECT", "Folder of the Flower app.", None, PATH)
+
+
+@dataclass(frozen=True)
+class TrainSettings(RunRequest):
+    """What ``bouquet train`` submits, and where."""
+
+    num_clients: int = setting("NUM_CLIENTS", CLIENTS_MEANING, 10, whole(1), CLIENTS_OPTIONS)
+    control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
+    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What ``bouquet evaluate`` asks, and where."""
+
+    model: str = setting(
+        "", "The safetensors file; a path on the SuperLink's machine.", "", options=("--model", "-m")
+    )
+    as_json: bool = setting("", "Print JSON in place of the table.", False, options=("--json",))
+    num_clients: int = setting("NUM_CLIENTS", CLIENTS_MEANING, 10, whole(1), CLIENTS_OPTIONS)
+    config: str = setting("CONFIG", CONFIG_MEANING, "", options=("--config", "-c"))
+    control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
+    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
+
+
+@dataclass(frozen=True)
+class DrainSettings:
+    """Which server `bouquet drain` empties."""
+
+    results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
+    control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
+    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
+    after_run: bool = setting("", "Let the run that is under way end first.", False)
+    off: bool = setting("", "Begin rounds again.", False)
+
+
+@dataclass(frozen=True)
+class LocalSettings(RunRequest, DataSettings):
+    """A federation that one command starts on this machine and takes down again."""
+
+    data: Path | None = setting(DATA_VARIABLE, "A prepared data store, in place of --dataset.", None, PATH)
+    results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
+    mode: str = setting("BOUQUET_MODE", MODE_MEANING, "", options=())
+    control_port: int = setting("", "Port of the Control API; 0 picks a free one.", 0, PORT)
+
+
+@dataclass(frozen=True)
+class SimulateSettings(LocalSettings):
+    """A federation in Flower's simulation."""
+
+    patches: str = setting("BOUQUET_PATCHES", PATCHES_MEANING, "", options=())
+    device: Device = setting("BOUQUET_DEVICE", "Where a client trains.", Device(), DEVICE)
+
+
+@dataclass(frozen=True)
+class UpSettings(ClientSettings, LocalSettings):
+    """A federation of plain processes."""
+
+
+@dataclass(frozen=True)
+class IdentitySettings:
+    """What the identity commands read; ``app/cli/identity.py`` has their options."""
+
+    pki: Path = setting("BOUQUET_PKI", "Folder of the CA: ca.key, ca.crt.", Path("pki"), PATH)
+    num_clients: int = setting("NUM_CLIENTS", CLIENTS_MEANING, 10, whole(1), CLIENTS_OPTIONS)
+    server_names: tuple[str, ...] = setting("SERVER_NAMES", SERVER_NAMES_MEANING, (), WORDS)
+    certificates: Path | None = setting("BOUQUET_CERTIFICATES", CERTIFICATES_MEANING, None, PATH)
+
+
+@dataclass(frozen=True)
+class KubernetesSettings:
+    """What the containers of ``deploy/k8s`` read beside the settings of the commands that they run."""
+
+    run: str = setting("RUN", "Name of the run to train. Another name trains again.", "")
+    state: Path = setting("BOUQUET_STATE", STATE_MEANING, Path("/state"), PATH)
+    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
+    node_key: Path | None = setting("BOUQUET_NODE_KEY", KEY_MEANING, None, PATH)
+    pod_name: str = setting("POD_NAME", POD_NAME_MEANING, "")
+    server_names: tuple[str, ...] = setting("SERVER_NAMES", SERVER_NAMES_MEANING, (), WORDS)
+    tls_from: str = setting("TLS_FROM", "Who issues the server's certificate.", "", one_of("cert-manager"))
+    member_list: Path | None = setting("BOUQUET_MEMBER_LIST", "Folder of the public keys.", None, PATH)
+    api_host: str = setting("KUBERNETES_SERVICE_HOST", "Host of the cluster's API.", "")
+    api_port: int = setting("KUBERNETES_SERVICE_PORT", "Port of the cluster's API.", 443, PORT)
+
+
+@dataclass(frozen=True)
+class ComposeSettings:
+    """What only the Compose files read."""
+
+    profiles: str = setting("COMPOSE_PROFILES", "gpu or cpu.", "gpu")
+    project_name: str = setting("COMPOSE_PROJECT_NAME", "Prefix of container names.", "bouquet")
+    fleet_bind: str = setting("FLEET_BIND", "Address of this host that listens.", "0.0.0.0")
+    fleet_port: int = setting("FLEET_PORT", "Port of this host that clients dial.", 9092, PORT)
+    superlink_memory: str = setting("SUPERLINK_MEMORY", "Memory limit of the SuperLink.", "4g")
+    supernode_memory: str = setting("SUPERNODE_MEMORY", "Memory limit of each client.", "4g")
+    one_shot_memory: str = setting("ONE_SHOT_MEMORY", "Memory limit of what runs once.", "4g")
+    pids: int = setting("PIDS", "Process limit of each container.", 512, whole(1))
+    image_tag: str = setting("IMAGE_TAG", "Tag of both images.", "latest")
+    base_image: str = setting("BASE_IMAGE", "What the images are built on.", BASE_IMAGE)
+    torch_index_cpu: str = setting(
+        "TORCH_INDEX_CPU", "Index of torch for CPUs.", "https://download.pytorch.org/whl/cpu"
+    )
+    torch_index_gpu: str = setting("TORCH_INDEX_GPU", "Index of torch for GPUs.", "")
+    ca_certificates: str = setting("CA_CERTIFICATES", "Certificates to trust in builds.", "/dev/null")
+    build_network: str = setting("BUILD_NETWORK", "Network of the build.", "default")
+    client_keys: str = setting("CLIENT_KEYS", "Folder of the clients' public keys.", "./clients")
+    ca_certificate: str = setting("CA_CERTIFICATE", "A client's copy of ca.crt.", "./ca.crt")
+
+
+class ProcessKind(NamedTuple):
+    """A kind of process, the class that declares its settings, and where they are looked for."""
+
+    name: str
+    settings: type
+    has_options: bool = False
+    reads_dotenv: bool = False
+
+
+KINDS = (
+    ProcessKind("up", UpSettings, True, True),
+    ProcessKind("simulate", SimulateSettings, True, True),
+    ProcessKind("prepare", PrepareSettings, True, True),
+    ProcessKind("train", TrainSettings, True, True),
+    ProcessKind("evaluate", EvaluateSettings, True, True),
+    ProcessKind("drain", DrainSettings, True),
+    ProcessKind("superlink", SuperLinkSettings, True),
+    ProcessKind("supernode", SuperNodeSettings, True),
+    ProcessKind("app", AppEnvironment),
+    ProcessKind("identity", IdentitySettings),
+    ProcessKind("kubernetes", KubernetesSettings),
+    ProcessKind("compose", ComposeSettings, reads_dotenv=True),
+)
+
+
+def _check_transport(insecure: bool, given: Path | None, name: str) -> None:
+    """Refuse neither and both of plaintext and a certificate."""
+    if insecure == (given is not None):
+        raise UserError(f"give either {name}, or --insecure for loopback and tests")

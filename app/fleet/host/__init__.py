@@ -1,0 +1,1 @@
+"""What a client finds on its host: an id, cores, GPUs."""

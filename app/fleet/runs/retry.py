@@ -1,0 +1,94 @@
+"""A run whose server died is submitted again, and goes on from its checkpoint.
+
+What ends by its own doing is not tried again: an app that failed, a run that was stopped, wrong input. What was killed
+is: the ServerApp, or the SuperLink with it. The same submission never runs twice. While a run of the same app with the
+same settings is under way on the SuperLink, it is followed instead: the first try may have reached the SuperLink though
+its answer was lost, and ``bouquet train`` itself may have been killed and started again. All attempts bear one random text,
+by which the app finds the run that an earlier attempt has begun, or ended, in the results.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from app.errors import DRAINED, UserError
+from app.fleet.control import ConnectionLost
+from app.fleet.runs import submit
+from app.fleet.runs.submit import Outcome, Submission
+
+MOST_ATTEMPTS = 5  # in a row in which no round was finished
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
+DRAINED_PAUSE_S = 20.0  # a server that is being drained is asked again
+BACK_WITHIN_S = 1800.0  # a SuperLink that has gone
+_ROUND = re.compile(r"^round \d+/\d+ ")
+
+
+@dataclass
+class _Attempts:
+    """Counts the attempts in which nothing was done.
+
+    Attributes:
+        failed: how many in a row.
+    """
+
+    echo: Callable[[str], None]
+    failed: int = 0
+
+    def heard(self, line: str) -> None:
+        """Pass a line of the run on; one that tells of a finished round begins the count anew."""
+        if _ROUND.match(line):
+            self.failed = 0
+        self.echo(line)
+
+    def pause(self, reason: str) -> None:
+        """Wait before the next attempt. Raises UserError where there have been too many."""
+        self.failed += 1
+        if self.failed >= MOST_ATTEMPTS:
+            raise UserError(
+                f"the run was cut off {self.failed} times before it finished a round: {reason}; "
+                "look at the SuperLink's log, then start it again: it goes on from its checkpoint"
+            )
+        pause_s = min(SHORTEST_PAUSE_S * 2 ** (self.failed - 1), LONGEST_PAUSE_S)
+        self.echo(f"the run was cut off: {reason}; it goes on from its checkpoint in {pause_s:g} s")
+        time.sleep(pause_s)
+
+
+def submit_until_ended(
+    submission: Submission,
+    echo: Callable[[str], None],
+    begun: Callable[[], None] = lambda: None,
+    *,
+    back_within_s: float = BACK_WITHIN_S,
+) -> Outcome:
+    """As :func:`submit.submit`, and again where the server died and the app goes on from a checkpoint.
+
+    Args:
+        submission: what to run.
+        echo: takes each line of the run's log.
+        begun: called each time when the run has been submitted.
+        back_within_s: how long a SuperLink that has gone is waited for.
+
+    Raises:
+        UserError: the SuperLink did not come back, or the run was cut off again and again.
+    """
+    attempts = _Attempts(echo)
+    if submission.resumes:
+        token = {submit.SUBMISSION: secrets.token_hex(8)}
+        submission = replace(submission, run_config={**submission.run_config, **token})
+    while True:
+        try:
+            outcome = submit.submit(submission, attempts.heard, begun)
+        except ConnectionLost as error:
+            if not submission.resumes:
+                raise
+            attempts.pause(str(error))
+            submit.wait_for_control_api(submission.control_address, back_within_s)
+            continue
+        if outcome.status == DRAINED:
+            time.sleep(DRAINED_PAUSE_S)
+            continue
+        if not (outcome.cut_off and submission.resumes):
+            return outcome
+        attempts.pause("the ServerApp was killed (out of memory?)")

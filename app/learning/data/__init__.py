@@ -1,0 +1,1 @@
+"""The data store: reading a data set once, dividing it, writing arrays."""

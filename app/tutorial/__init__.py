@@ -1,0 +1,1 @@
+"""The tutorial's steps, on the code that is deployed."""

@@ -1,0 +1,1 @@
+"""The benchmark's small model in a plain Flower app."""

@@ -1,0 +1,1 @@
+"""An app for the tests of what an app may reach."""

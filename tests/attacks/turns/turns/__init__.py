@@ -1,0 +1,1 @@
+"""An app for the attacks of members."""

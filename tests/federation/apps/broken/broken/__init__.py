@@ -1,0 +1,1 @@
+"""An app whose parts fail as asked."""

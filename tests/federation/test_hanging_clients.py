@@ -1,0 +1,53 @@
+"""A client whose app hangs is free for the next run when its run is over, however it ended."""
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from faulty_federation import Federation
+from federation_processes import ROOT, Fleet
+
+BROKEN = ROOT / "tests" / "federation" / "apps" / "broken"
+WAYS: tuple[dict[str, str], ...] = ({}, {"BOUQUET_WORKER": "persistent"}, {"BOUQUET_PATCHES": "-warm"})
+pytestmark = pytest.mark.federation
+
+
+@pytest.fixture(params=["plaintext", "TLS"])
+def ways(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
+    """A federation whose clients run their messages in each of the ways there are."""
+    kind = Federation if request.param == "TLS" else Fleet
+    with kind(tmp_path, tmp_path, num_clients=len(WAYS)).taken_down() as started:
+        if isinstance(started, Federation):
+            started.make_identities()
+        started.superlink()
+        if isinstance(started, Federation):
+            started.enroll()
+        for number, way in enumerate(WAYS):
+            started.supernode(number, **way)
+        for number in range(len(WAYS)):
+            started.wait_for(f"supernode-{number}", "SuperNode ID")
+        yield started
+
+
+def test_clients_that_hang_are_free_for_the_next_run(ways: Fleet) -> None:
+    """With TLS the first run is stopped, and without it ends by itself: its app waits no longer for the clients."""
+    stopped = isinstance(ways, Federation)
+    leave = ways.folder / "leave"
+    train = ways.train(f"fault='all-hang' leave-when='{leave}'", BROKEN)
+    for number in range(len(WAYS)):
+        ways.wait_for(f"supernode-{number}", "hangs as process")
+    logs = [ways.log(f"supernode-{number}") for number in range(len(WAYS))]
+    hanging = [psutil.Process(int(re.findall(r"hangs as process (\d+)\.", log)[0])) for log in logs]
+    if stopped:
+        train.send_signal(signal.SIGTERM)
+    else:
+        leave.touch()
+    assert train.wait(60) == (130 if stopped else 0), ways.log("train")
+
+    status, log = ways.train_to_the_end("rounds=1", BROKEN, 90)
+    assert status == 0, log + ways.log("supernode-0")[-3000:]
+    assert f"round 0: {len(WAYS)} replies" in log
+    assert not [each for each in hanging if each.is_running()]
