@@ -17,6 +17,21 @@ def unix_address(socket_file: Path) -> str:
     return f"{UNIX}{socket_file}:0"
 
 
+def bind_private(socket_file: Path) -> socket.socket:
+    """A socket at ``socket_file`` that only this user can connect to, in the place of one that was left. Raises OSError."""
+    socket_file.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        bound.bind(str(socket_file))
+    except OSError:
+        bound.close()
+        raise
+    finally:
+        os.umask(mask)
+    return bound
+
+
 def connect(address: str, timeout_s: float = 5.0) -> socket.socket:
     """A connection to ``host:port``, or to a :func:`unix_address`. Raises OSError."""
     if not address.startswith(UNIX):

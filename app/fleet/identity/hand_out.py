@@ -19,6 +19,7 @@ from typing import IO
 from app.environment import is_whole
 from app.errors import UserError
 from app.files import write_atomically
+from app.fleet.host.ports import bind_private
 from app.fleet.identity.files import read_private
 
 SUFFIX = ".sock"  # BOUQUET_NODE_KEY names a socket
@@ -36,17 +37,13 @@ def hand_out(keys: Path, leases: Path, address: Path) -> None:
         leases: the folder of the leases.
         address: the socket's file.
     """
-    address.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as listener:
-        mask = os.umask(0o177)  # only this user may connect
-        try:
-            listener.bind(str(address))
-        except OSError as error:
-            raise UserError(
-                f"{address} cannot be made a socket ({error.strerror}): choose another folder"
-            ) from None
-        finally:
-            os.umask(mask)
+    try:
+        listener = bind_private(address)
+    except OSError as error:
+        raise UserError(
+            f"{address} cannot be made a socket ({error.strerror}): choose another folder"
+        ) from None
+    with listener:
         listener.listen(128)
         while True:
             with listener.accept()[0] as connection, suppress(OSError):

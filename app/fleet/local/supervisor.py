@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.errors import UserError
+from app.errors import WRONG_INPUT, UserError
 from app.fleet.host.processes import Processes
 
 LOOK_S = 0.5
 MOST_DEATHS = 3  # of one process in a row
 LIVED_S = 60.0  # a process that lived so long begins the count anew
 PAUSE_S = 1.0  # before the first new start; doubled for each further one
-WRONG_INPUT = 2  # an exit status that a new start would meet again
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Supervisor:
         self.latest = reason = self.processes.why_ended(name, status)
         lived = time.monotonic() - self._born.get(name, 0.0)
         self._deaths[name] = 1 if lived > LIVED_S else self._deaths.get(name, 0) + 1
-        if status == WRONG_INPUT:
+        if status == WRONG_INPUT:  # a new start would meet it again
             raise UserError(reason)
         if self._deaths[name] >= MOST_DEATHS:
             raise UserError(f"{reason} ({self._deaths[name]} times in a row)")

@@ -15,10 +15,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from app.fleet.host.peers import owner, user_of
+from app.fleet.host.ports import bind_private
 from app.fleet.patches.registry import Flower, Patch
 from app.fleet.quiet import Quiet
 
@@ -55,7 +55,7 @@ def apply_to_superlink(flower: Flower, context: Any) -> None:
     stock: Any = flower[_RUN]
 
     def run(self: Any, sockets: list[socket.socket] | None = None) -> None:
-        stock(self, [*(sockets or [self.config.bind_socket()]), _bound(context.control_socket)])
+        stock(self, [*(sockets or [self.config.bind_socket()]), bind_private(context.control_socket)])
 
     flower.replace(_RUN, run)
 
@@ -67,18 +67,6 @@ def _user(transport: Any) -> int | None:
         # IPv4 only, which loopback here is.
         return owner(remote, local) if len(local) == len(remote) == 2 else None
     return user_of(transport.get_extra_info("socket").fileno())
-
-
-def _bound(file: Path) -> socket.socket:
-    """A socket at ``file``, for this user alone, in the place of one that was left behind."""
-    file.unlink(missing_ok=True)
-    bound = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        bound.bind(str(file))
-    finally:
-        os.umask(before)
-    return bound
 
 
 def _patch(process: str, apply: Callable[[Flower, Any], None], needs: Mapping[str, str]) -> Patch:
