@@ -1,11 +1,13 @@
 """Fixtures of the tests that break a part of a real federation."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fault_table import TABLE, as_markdown
+from fault_table import TABLE, Fault, as_markdown
 from faulty_federation import Federation
 from federation_processes import ROOT
 
@@ -51,10 +53,21 @@ def federation_of_ten(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fede
         yield started
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Rows of the table travel in a test's report, so those of all workers of pytest-xdist meet."""
+    report = yield
+    report.user_properties = [*report.user_properties, *(("fault", asdict(fault)) for fault in TABLE)]
+    TABLE.clear()
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Write the table of faults, and print it."""
-    if TABLE:
-        table = as_markdown(TABLE)
+    reports = [each for kind in terminalreporter.stats.values() for each in kind]
+    rows: list[Any] = [row for each in reports for _, row in getattr(each, "user_properties", ())]
+    if rows:
+        table = as_markdown(Fault(**row) for row in rows)
         file = Path(os.environ.get("BOUQUET_FAULTS_TABLE", "") or ROOT / "build" / "faults.md")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(table)

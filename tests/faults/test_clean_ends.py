@@ -27,7 +27,7 @@ def test_a_run_that_was_stopped_or_drained_says_so_and_goes_on(
     serverapp = federation.serverapp()
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 130
-    until(lambda: has_ended(serverapp), 10, lambda: federation.log("superlink")[-3000:])
+    until(lambda: has_ended(serverapp), 60, lambda: federation.log("superlink")[-3000:])
     assert federation.summary()["status"] == "interrupted"
 
     (federation.folder / "train.log").unlink()

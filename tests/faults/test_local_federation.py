@@ -64,7 +64,7 @@ def test_a_client_and_the_superlink_are_started_again_and_the_run_goes_on(
     rounds = re.findall(r"^round (\d)/6", said, re.MULTILINE)
     assert rounds == sorted(set(rounds)) and rounds[-1] == "6", said
     assert json.loads((tmp_path / "results" / "latest" / "summary.json").read_text())["rounds"] == 6
-    until(lambda: not leftovers(str(tmp_path)), 15, lambda: "a process stayed behind")
+    until(lambda: not leftovers(str(tmp_path)), 60, lambda: "a process stayed behind")
 
 
 def test_a_client_that_dies_again_and_again_ends_the_federation_with_its_name(
@@ -81,4 +81,4 @@ def test_a_client_that_dies_again_and_again_ends_the_federation_with_its_name(
         assert process.wait(60) == 2
     finally:
         process.kill()
-    until(lambda: not leftovers(str(tmp_path)), 15, lambda: "a process stayed behind")
+    until(lambda: not leftovers(str(tmp_path)), 60, lambda: "a process stayed behind")

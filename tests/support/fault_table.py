@@ -25,7 +25,7 @@ class Fault:
     client: str = ""
 
 
-TABLE: list[Fault] = []  # of this test session
+TABLE: list[Fault] = []  # of the test that runs
 
 
 def as_markdown(faults: Iterable[Fault]) -> str:

@@ -177,12 +177,11 @@ class Federation(Fleet):
 
     def wait_until_at_work(self, name: str) -> psutil.Process:
         """The process that trains on a client, as soon as there is one."""
-        until(
+        return until(
             lambda: self.children_at_work(name),
             90,
             lambda: self.log("train")[-2000:] + self.log(name)[-2000:],
-        )
-        return self.children_at_work(name)[0]
+        )[0]
 
     def wait_for_replies(self, count: int, timeout_s: float = 120) -> list[dict[str, Any]]:
         """The first replies that the app ``counting`` has printed."""

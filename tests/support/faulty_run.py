@@ -187,7 +187,7 @@ class FaultyRun:
         """
         status = self.federation.processes.pop("train").wait(400)
         assert status in (statuses or (0, 3)), self.logs()
-        until(lambda: self.summary()["status"] != "running", 15, self.logs)
+        until(lambda: self.summary()["status"] != "running", 60, self.logs)
         summary = self.summary()
         rounds = self.federation.rounds(self.folder)
         assert rounds == list(range(1, len(rounds) + 1)), "there is a gap, or a round counts twice"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psutil
 
@@ -52,12 +52,16 @@ def bouquet_until(
     return process
 
 
-def until(true: Callable[[], Any], timeout_s: float, otherwise: Callable[[], str]) -> None:
-    """Wait until ``true``, else fail with ``otherwise``."""
+T = TypeVar("T")
+
+
+def until(true: Callable[[], T], timeout_s: float, otherwise: Callable[[], str]) -> T:
+    """Wait until ``true``, and return what it then is; else fail with ``otherwise``."""
     deadline = time.monotonic() + timeout_s
-    while not true():
+    while not (found := true()):
         assert time.monotonic() < deadline, otherwise()
         time.sleep(0.1)
+    return found
 
 
 def leftovers(mark: str) -> list[str]:
@@ -168,7 +172,7 @@ class Fleet:
         finally:
             self.stop()
             mark = str(self.folder)
-            until(lambda: not leftovers(mark), 15, lambda: f"a process stayed behind: {leftovers(mark)}")
+            until(lambda: not leftovers(mark), 60, lambda: f"a process stayed behind: {leftovers(mark)}")
 
     def stop(self) -> None:
         for process in reversed(self.processes.values()):

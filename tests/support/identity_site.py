@@ -106,7 +106,7 @@ class Process:
                     self.process.wait(5)
                 except subprocess.TimeoutExpired:
                     continue
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 class Site:
