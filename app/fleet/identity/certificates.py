@@ -146,8 +146,10 @@ def load_certificate(path: Path, what: str) -> x509.Certificate:
             f"{what} {path} holds a private key: give the certificate, and keep the key where it is"
         )
     try:
-        return x509.load_pem_x509_certificate(content)
-    except ValueError:
+        certificate = x509.load_pem_x509_certificate(content)
+        certificate.extensions  # noqa: B018 (they are parsed when they are first asked for)
+        return certificate
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise UserError(f"{what} {path} is no certificate in PEM form: copy it again, unchanged") from None
 
 
