@@ -1,7 +1,7 @@
 """Commands whose options are the settings of a process, so that each setting is declared in one place only."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -31,8 +31,15 @@ def add_command(app: typer.Typer, function: Callable[[S], None], settings: type[
     def run(**given: Any) -> None:
         function(read(settings, given, dotenv=dotenv() if reads_dotenv else {}))
 
-    parameters = [_parameter(name, of) for name, of in declared(settings).items() if options(name, of)]
     run.__name__, run.__doc__ = function.__name__, function.__doc__
+    add_options(app, run, declared(settings), example=example)
+
+
+def add_options(
+    app: typer.Typer, run: Callable[..., None], wanted: Mapping[str, Setting], *, example: str
+) -> None:
+    """Add a command that is called with the text of each option that was given, by the name of its field."""
+    parameters = [_parameter(name, of) for name, of in wanted.items() if options(name, of)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(epilog=f"Example: {example}")(run)

@@ -11,6 +11,7 @@ import typer
 
 from app.cli.data import local_store
 from app.cli.options import add_command, echo
+from app.cli.watch import look
 from app.errors import UserError
 from app.fleet.deployment import (
     PACKAGE,
@@ -27,6 +28,7 @@ def superlink(settings: SuperLinkSettings) -> None:
     """Run the SuperLink: SuperNodes dial in, and the Control API stays on loopback."""
     from app.fleet import superlink as link
 
+    look("server", settings)
     link.run(settings)
 
 
@@ -36,6 +38,7 @@ def supernode(settings: SuperNodeSettings) -> None:
     from app.fleet.runs import own_app
     from app.fleet.site.allowed_apps import with_own
 
+    look("client", settings)
     node.serve(replace(settings, allowed_apps=with_own(settings.allowed_apps, own_app.find_hash)))
 
 
@@ -93,6 +96,7 @@ def up(settings: UpSettings) -> None:
     project = submit.project_folder(settings.project)
     run_config = submit.run_config_for(project, settings.num_clients, settings.rounds, settings.config)
     launch.check(settings)
+    look("all", settings)
     data = local_store(settings, project, "as plain processes")
     outcome = launch.run(settings, data, project, run_config, echo)
     raise typer.Exit(outcome.status)

@@ -251,6 +251,20 @@ class DrainSettings:
 
 
 @dataclass(frozen=True)
+class DoctorSettings:
+    """What `bouquet doctor` looks at. The settings of the processes themselves are those of their own classes."""
+
+    role: str = setting(
+        "",
+        "What this machine is: server, client, or all for one command that starts everything here.",
+        "all",
+        one_of("server", "client", "all"),
+    )
+    as_json: bool = setting("", "Print JSON, with a schema_version.", False, options=("--json",))
+    quick: bool = setting("", "Only what takes no network, no other program and little time.", False)
+
+
+@dataclass(frozen=True)
 class LocalSettings(RunRequest, DataSettings):
     """A federation that one command starts on this machine and takes down again."""
 
@@ -339,6 +353,7 @@ KINDS = (
     ProcessKind("train", TrainSettings, True, True),
     ProcessKind("evaluate", EvaluateSettings, True, True),
     ProcessKind("drain", DrainSettings, True),
+    ProcessKind("doctor", DoctorSettings, True),
     ProcessKind("superlink", SuperLinkSettings, True),
     ProcessKind("supernode", SuperNodeSettings, True),
     ProcessKind("app", AppEnvironment),

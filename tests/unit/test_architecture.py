@@ -19,6 +19,7 @@ from app.fleet.runs.bundle import build
 # Rooms and single modules from the top down: each imports only what stands below it, or in the same line.
 LAYERS = (
     "app.cli",
+    "app.watch",
     "app.tutorial",
     "app.fleet.kubernetes",
     "app.fleet.local",

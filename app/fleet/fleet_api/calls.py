@@ -53,7 +53,7 @@ class FleetCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
     Args:
         handlers: Flower's handlers by the full name of their method.
         interceptors: Flower's, outermost first; one that refuses raises :class:`Refused`.
-        local: handlers of calls that this process makes itself; they bring their own check.
+        local: handlers of Bouquet's own calls, which have no body; they bring their own check.
         certified: whether callers have shown a certificate, whose key must be the one that signs.
     """
 

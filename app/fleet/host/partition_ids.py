@@ -72,13 +72,39 @@ def lease(folder: Path, num_clients: int) -> tuple[int, IO[str]]:
             handle.flush()
             return number, handle
     except OSError as error:
-        raise UserError(
-            f"BOUQUET_LEASES={folder} cannot be used ({error.strerror}); give a folder that all replicas can write"
-        ) from None
-    raise UserError(
+        raise _unusable(folder, error) from None
+    raise none_free(folder, num_clients)
+
+
+def none_free(folder: Path, num_clients: int) -> UserError:
+    """Every id is held by a client."""
+    return UserError(
         f"no partition is free: all {num_clients} ids in {folder} are held by running clients; "
         f"scale down to {num_clients}, or raise NUM_CLIENTS and prepare the data again"
     )
+
+
+def _unusable(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"BOUQUET_LEASES={folder} cannot be used ({error.strerror}); give a folder that all replicas can write"
+    )
+
+
+def free_ids(folder: Path, num_clients: int) -> list[int]:
+    """The ids in ``folder`` that no client holds at this moment; nothing is taken or written. Raises UserError."""
+    free = []
+    for number in range(num_clients):
+        try:
+            with (folder / f"{number}.lock").open() as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise _unusable(folder, error) from None
+        free.append(number)
+    return free
 
 
 def resolve(

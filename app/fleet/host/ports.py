@@ -147,7 +147,7 @@ def _greet(connection: socket.socket, host: str, ca: Path, client: tuple[bytes, 
     context = ssl.create_default_context(cafile=ca)
     context.set_alpn_protocols(["h2"])
     if client is not None:
-        _show(context, client)
+        show(context, client)
     with context.wrap_socket(connection, server_hostname=host) as session:
         if client is None:
             return True
@@ -159,7 +159,7 @@ def _greet(connection: socket.socket, host: str, ca: Path, client: tuple[bytes, 
             return False
 
 
-def _show(context: ssl.SSLContext, client: tuple[bytes, bytes]) -> None:
+def show(context: ssl.SSLContext, client: tuple[bytes, bytes]) -> None:
     """Let ``context`` show a certificate. Python's ssl takes keys from files only, so this one is in memory."""
     descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
     with os.fdopen(descriptor, "wb") as file:

@@ -27,9 +27,12 @@ _LONG_AGO = datetime(1970, 1, 2, tzinfo=UTC)
 
 
 def client_certificate(
-    key: ec.EllipticCurvePrivateKey, *, now: datetime | None = None
+    key: ec.EllipticCurvePrivateKey, *, now: datetime | None = None, any_clock: bool = False
 ) -> tuple[bytes, bytes]:
-    """A client's private key and its certificate, both as PEM, for one TLS channel."""
+    """A client's private key and its certificate, both as PEM, for one TLS channel.
+
+    ``any_clock``: it is valid at all times, for a client that asks how wrong its clock is.
+    """
     moment, public = now or datetime.now(UTC), key.public_key()
     certificate = (
         x509.CertificateBuilder()
@@ -37,8 +40,8 @@ def client_certificate(
         .issuer_name(_ANCHOR_NAME)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(moment - _CLOCK_SKEW)
-        .not_valid_after(moment + LIFETIME)
+        .not_valid_before(_LONG_AGO if any_clock else moment - _CLOCK_SKEW)
+        .not_valid_after(_FOREVER if any_clock else moment + LIFETIME)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)

@@ -112,14 +112,20 @@ def check_client_identity(ca: Path, key: Path | None, *, now: datetime | None = 
     """Look at a client's files before it dials. Returns warnings; raises UserError."""
     if key is None:
         raise UserError("BOUQUET_NODE_KEY (--key) is not set: give the file that `bouquet node-key` made")
+    check_ca(ca, now=now)
+    load_node_key(key)
+    return expiry_warnings([ca], now=now)
+
+
+def check_ca(ca: Path, *, now: datetime | None = None) -> x509.Certificate:
+    """A client's copy of the CA's certificate. Raises UserError where it cannot serve."""
     certificate = load_certificate(ca, "CA certificate")
     _check_dates(certificate, ca, "ask the server's operator for the new ca.crt", now)
     if not _is_ca(certificate):
         raise UserError(
             f"CA certificate {ca} is not that of a CA: take ca.crt, not server.crt, from the server"
         )
-    load_node_key(key)
-    return expiry_warnings([ca], now=now)
+    return certificate
 
 
 def check_server_identity(

@@ -31,6 +31,8 @@ class _Handlers(dict[str, Any]):
 
 def apply(flower: Flower, context: Any) -> None:
     """Serve the Fleet API so. ``context`` is the settings of the SuperLink."""
+    from app.environment import AppEnvironment, read
+    from app.fleet.fleet_api import about
     from app.fleet.fleet_api.calls import FleetCalls
     from app.fleet.fleet_api.health import METHOD, Health
     from app.fleet.fleet_api.server import Endpoint, FleetServer
@@ -64,9 +66,11 @@ def apply(flower: Flower, context: Any) -> None:
         if certificates is not None:
             ca, pair = certificates[0], (certificates[2], certificates[1])
             credentials = server_credentials(pair, members, client_certificates=certified)
-        calls = FleetCalls(
-            handlers, [translate(), *interceptors, version()], {METHOD: health.answer}, certified=certified
+        told = about.About(
+            state.get_node_info, read(AppEnvironment).data, authenticated=certificates is not None
         )
+        local = {METHOD: health.answer, about.METHOD: told.answer}
+        calls = FleetCalls(handlers, [translate(), *interceptors, version()], local, certified=certified)
         endpoint = Endpoint(address, credentials, ca, pair, largest, context.health_port)
         server = FleetServer(endpoint, calls, health)
         bound = server.start()

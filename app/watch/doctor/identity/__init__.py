@@ -1,0 +1,1 @@
+"""Rules about keys, certificates, enrolment and the partition id."""

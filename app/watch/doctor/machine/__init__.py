@@ -1,0 +1,1 @@
+"""Rules about the machine: its settings, disk, memory, folders, and the Flower that is installed."""
