@@ -62,9 +62,7 @@ def look(role: str, settings: SuperLinkSettings | SuperNodeSettings | UpSettings
     from app.watch.doctor.site import Site
     from app.watch.doctor.start import look as look_around
 
-    look_around(
-        Site.of_process(role, settings), lambda line: print(line, file=sys.stderr, flush=True)
-    )
+    look_around(Site.of_process(role, settings), lambda line: print(line, file=sys.stderr, flush=True))
 
 
 def _options() -> dict[str, Setting]:

@@ -85,11 +85,11 @@ class About:
         from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
         from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
-        given = dict(details.invocation_metadata)
-        key, moment = given.get(PUBLIC_KEY_HEADER, b""), given.get(TIMESTAMP_HEADER, "")
+        given: dict[str, Any] = dict(details.invocation_metadata)
+        key = given.get(PUBLIC_KEY_HEADER)
         try:
-            signature = given[SIGNATURE_HEADER]
-            is_signed = verify_signature(bytes_to_public_key(key), str(moment).encode("ascii"), signature)
+            moment, signature = given[TIMESTAMP_HEADER].encode("ascii"), given[SIGNATURE_HEADER]
+            is_signed = verify_signature(bytes_to_public_key(given[PUBLIC_KEY_HEADER]), moment, signature)
         except Exception:  # metadata from outside
             is_signed = False
         for node in self._nodes() if is_signed else ():
@@ -139,19 +139,20 @@ def ask(address: str, ca: Path | None, keys: tuple[Any, Any] | None, name: str =
         except grpc.RpcError as error:
             raise _unanswered(error) from None
         except ValueError:
-            raise UserError(_OTHER) from None
+            raise _of_another_kind() from None
         middle = (before + time.time()) / 2
     return Answer(**said | {"ahead_s": middle - said["time"]})
 
 
-_OTHER = (
-    "the SuperLink does not tell about itself: it is Flower's own, or an older Bouquet; install the same on both ends"
-)
+def _of_another_kind() -> UserError:
+    return UserError(
+        "the SuperLink tells nothing about itself: it is Flower's own, or an older Bouquet; install the same on both ends"
+    )
 
 
 def _unanswered(error: grpc.RpcError) -> UserError:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return UserError(_OTHER)
+        return _of_another_kind()
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
         return UserError(
             "the SuperLink does not know this client's key; have it enrolled there (`bouquet enroll NAME KEY.pub`)"

@@ -7,7 +7,12 @@ from app.errors import printable
 from app.watch.doctor.rule import GOOD, SKIPPED, UNREACHABLE, WRONG, Check
 
 SCHEMA_VERSION = 1
-MARKS = {GOOD: ("√", "green"), WRONG: ("×", "red"), UNREACHABLE: ("‼", "yellow"), SKIPPED: ("-", "bright_black")}  # noqa: RUF001
+MARKS = {
+    GOOD: ("√", "green"),
+    WRONG: ("\N{MULTIPLICATION SIGN}", "red"),
+    UNREACHABLE: ("‼", "yellow"),
+    SKIPPED: ("-", "bright_black"),
+}
 PLAIN = {GOOD: "ok", WRONG: "wrong", UNREACHABLE: "unreachable", SKIPPED: "skipped"}
 INDENT = "    "
 

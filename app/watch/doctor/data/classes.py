@@ -21,9 +21,10 @@ def check(site: Site) -> Finding:
         if not folder or not Path(folder).expanduser().is_dir():
             return skipped("there is no data to count")
         return _folders(site, Path(folder).expanduser())
-    names, parts = store.manifest.classes, [
-        (name, split) for name, split in splits(site, store) if "validation" not in name
-    ]
+    names, parts = (
+        store.manifest.classes,
+        [(name, split) for name, split in splits(site, store) if "validation" not in name],
+    )
     for name, split in parts:
         counts = np.bincount(split.labels, minlength=len(names))
         absent = [names[label] for label in np.flatnonzero(counts == 0)]

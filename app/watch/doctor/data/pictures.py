@@ -17,7 +17,11 @@ def check(site: Site) -> Finding:
         return skipped("DATASET is not set")
     source = find(site.sources.source)
     if source.kind != "pictures":
-        where = "it is downloaded by `bouquet prepare`" if source.kind == "hub" else "`bouquet prepare` reads them"
+        where = (
+            "it is downloaded by `bouquet prepare`"
+            if source.kind == "hub"
+            else "`bouquet prepare` reads them"
+        )
         return skipped(f"{source.name}: {where}")
     from app.learning.data.folders import pictures_in
     from app.learning.data.pictures import Encoded, FormatMismatch, decode, first_format

@@ -19,7 +19,9 @@ def check(site: Site) -> Finding:
         wanted.append(("BOUQUET_HEALTH_PORT", settings.health_port, "127.0.0.1"))
     elif isinstance(settings, UpSettings):
         wanted.append(("--control-port", settings.control_port, "127.0.0.1"))
-    elif settings.leases is None:  # clients of one host have network namespaces of their own, or no health port
+    elif (
+        settings.leases is None
+    ):  # clients of one host have network namespaces of their own, or no health port
         wanted.append(("BOUQUET_HEALTH_PORT", settings.health_port, "127.0.0.1"))
     running = 0
     for name, port, host in wanted:
@@ -39,7 +41,11 @@ def _is_ours(port: int, role: str) -> bool:
     command = {SERVER: "superlink", CLIENT: "supernode"}.get(role)
     try:
         listening = psutil.net_connections("tcp")
-        pids = {each.pid for each in listening if each.status == psutil.CONN_LISTEN and each.laddr.port == port}
+        pids = {
+            each.pid
+            for each in listening
+            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port
+        }
         lines = [psutil.Process(pid).cmdline() for pid in pids if pid]
     except psutil.Error:
         return False

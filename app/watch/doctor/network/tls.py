@@ -13,7 +13,10 @@ def check(site: Site) -> Finding:
         said = explain(reason)
         why, _, fix = said.partition(": ")
         if not fix:
-            why, fix = f"no TLS was agreed ({reason})", "SUPERLINK must be the Fleet API of a SuperLink with TLS"
+            why, fix = (
+                f"no TLS was agreed ({reason})",
+                "SUPERLINK must be the Fleet API of a SuperLink with TLS",
+            )
         return wrong(why, fix)
     return good()
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import UserError
-from app.fleet.host.partition_ids import lease, pod_ordinal, resolve
+from app.fleet.host.partition_ids import free_ids, lease, pod_ordinal, resolve
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -170,3 +170,11 @@ def test_no_id_is_ever_held_twice_under_random_kills(
     # Whatever was killed, every id can be had again.
     again = [lease(folder, num_partitions) for _ in range(num_partitions)]
     assert sorted(number for number, _ in again) == list(range(num_partitions))
+
+
+def test_free_ids_are_told_without_taking_one(tmp_path: Path) -> None:
+    first = lease(tmp_path, 3)[1]
+    before = sorted(tmp_path.iterdir())
+    assert free_ids(tmp_path, 3) == [1, 2] and sorted(tmp_path.iterdir()) == before
+    first.close()
+    assert free_ids(tmp_path, 3) == [0, 1, 2] == free_ids(tmp_path / "none", 3)
