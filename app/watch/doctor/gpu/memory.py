@@ -2,6 +2,7 @@
 
 import math
 
+from app.environment import is_whole
 from app.fleet.host.gpus import visible_gpus
 from app.watch.doctor.rule import ALL, CLIENT, Finding, Rule, good, skipped, wrong
 from app.watch.doctor.site import Site
@@ -17,7 +18,10 @@ def check(site: Site) -> Finding:
     free = {}
     for line in site.gpus.output.strip().splitlines():
         index, _, _, mib, _ = (word.strip() for word in line.rsplit(",", 4))
-        free[index] = int(float(mib)) if mib.replace(".", "").isdecimal() else 0
+        if is_whole(mib):  # a part of a GPU has "[N/A]"
+            free[index] = int(mib)
+    if not free:
+        return skipped("nvidia-smi does not tell the memory of this GPU")
     named = visible_gpus(site.device, site.visible_gpus) or list(free)
     used = {name: mib for name, mib in free.items() if name in named} or free  # named by UUID: all count
     share = math.ceil(max(1, site.clients_here) / len(used))

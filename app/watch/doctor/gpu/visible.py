@@ -2,6 +2,7 @@
 
 import sys
 
+from app.environment import is_whole
 from app.fleet.host.gpus import visible_gpus
 from app.watch.doctor import programs
 from app.watch.doctor.rule import ALL, CLIENT, Finding, Rule, good, skipped, wrong
@@ -25,7 +26,7 @@ def check(site: Site) -> Finding:
         )
     done = programs.run(site, sys.executable, "-c", COUNT, timeout_s=PATIENCE_S)
     words = done.output.split()
-    count = int(words[0]) if done.status == 0 and words and words[0].isdecimal() else 0
+    count = int(words[0]) if done.status == 0 and words and is_whole(words[0]) else 0
     if not count:
         build = f"torch {words[1]}" if len(words) > 1 else f"torch ({done.reason})"
         return wrong(
