@@ -28,8 +28,9 @@ run:
 run-local: venv
 	@$(BIN)/bouquet up
 
-run-compose-cpu run-compose-gpu:
-	@sh docker/run-compose.sh $(@:run-%=%)
+# Images with another app in them are made by `bouquet image`.
+run-compose-cpu run-compose-gpu: $(if $(or $(APP),$(shell sed -n 's/^APP=//p' .env)),venv)
+	@VENV=$(VENV) sh docker/run-compose.sh $(@:run-%=%)
 
 check: lint
 	$(BIN)/python -m pytest -n auto tests/unit

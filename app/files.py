@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all, also after a power cut."""
+"""Files that a reader sees whole or not at all, also after a power cut. Imports nothing of this package."""
 
 import os
 import secrets
@@ -36,3 +36,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def link_latest(folder: Path) -> None:
+    """Let the link ``latest`` beside ``folder`` name it."""
+    link = folder.with_name("latest")
+    aside = link.with_name(f".latest.{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(folder.name)
+    aside.replace(link)

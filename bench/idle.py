@@ -83,7 +83,7 @@ def run(
         looks = [_look("before any run", members, clients, seconds)]
         echo("training two rounds")
         train = [*bouquet, "train", "--clients", str(clients), "--rounds", "2"]
-        control = ["--control-address", f"127.0.0.1:{api}", "--project", str(ROOT)]
+        control = ["--control-address", f"127.0.0.1:{api}", "--app", str(ROOT)]
         for _ in processes.run("train", [*train, *control], 900, cwd=ROOT):
             pass
         _settle(members)

@@ -84,7 +84,7 @@ class Siege:
         before = time.monotonic()
         process = self._bouquet(
             name, "train", "--clients", str(self.size.clients), "--rounds", str(self.size.rounds),
-            "--control-address", f"127.0.0.1:{self.control}", "--ca", str(self.pki / "ca.crt"), "--project", str(ROOT),
+            "--control-address", f"127.0.0.1:{self.control}", "--ca", str(self.pki / "ca.crt"), "--app", str(ROOT),
         )  # fmt: skip
         hostile = besiegers()
         deadline = before + 900

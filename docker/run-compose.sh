@@ -1,7 +1,7 @@
 #!/bin/sh
 # One training run in containers, from images to results: run-compose.sh compose-gpu|compose-cpu
 #
-# What is run stands in .env, and the environment wins over it. DATASET may be a folder here.
+# What is run stands in .env, and the environment wins over it. DATASET may be a folder here, and with APP a file.
 # Exit status: the run's; 3 means finished on a subset of the clients. Afterwards no container is left; the prepared
 # data, the keys and the results, from which a run goes on, stay in volumes.
 set -eu
@@ -24,7 +24,11 @@ for name in $names; do
 done
 in_dotenv() { sed -n "s/^$1=//p" .env; }
 dataset=${DATASET-$(in_dotenv DATASET)}
-if [ -n "$dataset" ] && [ -d "$dataset" ]; then
+if [ -n "${APP:-$(in_dotenv APP)}" ] && [ -n "$dataset" ] && [ -e "$dataset" ]; then
+    BOUQUET_DATASET=$(realpath "$dataset")
+    DATASET=
+    export DATASET BOUQUET_DATASET
+elif [ -n "$dataset" ] && [ -d "$dataset" ]; then
     DATASET_FOLDER=$(cd "$dataset" && pwd)
     DATASET=
     export DATASET DATASET_FOLDER
@@ -40,6 +44,12 @@ compose() { docker compose --progress quiet --profile "$profile" "$@"; }
 sh docker/base-image.sh
 echo "Building the images (minutes the first time)"
 compose build --quiet
+app=${APP:-$(in_dotenv APP)}
+if [ -n "$app" ]; then  # the images then hold it, and what it asks for
+    base=${IMAGE_TAG:-$(in_dotenv IMAGE_TAG)}
+    "${VENV:-.venv}/bin/bouquet" image --app "$app" --base "$base" --tag "$base-app"
+    export IMAGE_TAG="$base-app" APP=
+fi
 aside=$(mktemp -d)
 events=
 trap 'kill $events 2>/dev/null || true; rm -r "$aside"; compose down --timeout 5 >/dev/null 2>&1 || true' EXIT

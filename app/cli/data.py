@@ -8,17 +8,23 @@ import typer
 
 from app.cli.options import add_command, echo
 from app.errors import UserError, printable
-from app.fleet.deployment import DataSettings, LocalSettings, PrepareSettings
+from app.fleet.deployment import PACKAGE, DataSettings, LocalSettings, PrepareSettings
 
 if TYPE_CHECKING:
+    from app.fleet.local.launch import Data
     from app.learning.data.prepare import Request
     from app.learning.data.store import Manifest
 
 
 def prepare(settings: PrepareSettings) -> None:
     """Read a data set once, divide it among the clients, and write the data store."""
+    from app.fleet.runs.submit import is_own_app, project_folder
     from app.learning.data.prepare import prepare as prepare_store
 
+    project = project_folder(settings.app)
+    if not settings.source and project != PACKAGE and not is_own_app(project):
+        echo(f"no data set is prepared: the app in {project} is not Bouquet's, and DATASET names none")
+        return
     request = replace(
         _request(settings),
         subset=settings.subset or None,
@@ -49,19 +55,35 @@ def _request(settings: DataSettings) -> "Request":
     )
 
 
-def local_store(settings: LocalSettings, project: Path, how: str) -> Path | None:
-    """The data store that a federation on this machine trains on; says where it runs, and on what.
+def add_packages(project: Path) -> None:
+    """Let this process and its children import what another app asks for; what is not here is added first."""
+    from app.fleet.dependencies import environment
+    from app.fleet.runs import bundle, submit
 
-    An app that is not Bouquet's gets one only where one was asked for.
+    if not submit.is_own_app(project) and (folder := environment.make(bundle.manifest(project), echo)):
+        environment.use(folder)
+
+
+def local_data(settings: LocalSettings, project: Path, how: str) -> "Data":
+    """The data that a federation on this machine trains on; says where it runs, and on what.
+
+    An app that is not Bouquet's gets what was asked for: a folder or a file as it is, a name as a data store, else nothing.
     """
+    from app.fleet.local.launch import Data
     from app.fleet.runs.submit import is_own_app
 
-    if not (settings.data or settings.source or is_own_app(project)):
-        echo(f"{settings.num_clients} clients {how} on this machine, the app in {project}")
-        return None
+    where = f"{settings.num_clients} clients {how} on this machine"
+    if not is_own_app(project) and not settings.data:
+        source = settings.dataset_path or Path(settings.source)
+        if not (settings.dataset_path or settings.source):
+            echo(f"{where}, the app in {project}")
+            return Data()
+        if source.exists():
+            echo(f"{where}, the app in {project} with {source}")
+            return Data(dataset=source.absolute())
     store, manifest = prepared_store(settings)
-    echo(f"{settings.num_clients} clients {how} on this machine, {manifest.source} from {store}")
-    return store
+    echo(f"{where}, {manifest.source} from {store}")
+    return Data(store.resolve())
 
 
 def prepared_store(settings: LocalSettings) -> "tuple[Path, Manifest]":

@@ -168,13 +168,15 @@ def list_members(control: Control = CONTROL, ca: Ca = None) -> None:
 
 
 def app_hash(
-    project: Annotated[str, typer.Argument(envvar="BOUQUET_PROJECT", help="Folder of the Flower app.")] = "",
+    given: Annotated[
+        str, typer.Argument(metavar="[APP]", envvar="APP", help="The Flower app: a folder or a .fab.")
+    ] = "",
 ) -> None:
     """Print the hash of the app that a run would send, for a client's BOUQUET_ALLOWED_APPS."""
     from app.fleet.runs.bundle import app_hash as hash_of
     from app.fleet.runs.submit import project_folder
 
-    print(hash_of(project_folder(project)))
+    print(hash_of(project_folder(given)))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from app.cli.data import local_store
+from app.cli.data import add_packages, local_data
 from app.cli.options import add_command, echo
 from app.cli.watch import look
 from app.errors import UserError
@@ -39,22 +39,28 @@ def supernode(settings: SuperNodeSettings) -> None:
     from app.fleet.site.allowed_apps import with_own
 
     look("client", settings)
-    node.serve(replace(settings, allowed_apps=with_own(settings.allowed_apps, own_app.find_hash)))
+    allowed = with_own(settings.allowed_apps, partial(own_app.find_hash, settings.app))
+    node.serve(replace(settings, allowed_apps=allowed))
 
 
 def train(settings: TrainSettings) -> None:
     """Submit a run, show its progress, and exit with status 0 only when all clients took part."""
     from app.fleet import flower
-    from app.fleet.runs import retry, submit
+    from app.fleet.dependencies import environment
+    from app.fleet.runs import bundle, retry, submit
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # which stops the run, as Ctrl-C does
-    project = submit.project_folder(settings.project)
+    project = submit.project_folder(settings.app)
     run_config = submit.run_config_for(project, settings.num_clients, settings.rounds, settings.config)
+    if not submit.is_own_app(project):
+        environment.require(bundle.manifest(project), echo)
     submit.wait_for_control_api(settings.control_address, submit.CONNECT_TIMEOUT_S)
     flower.prepare_environment()
     submission = submit.Submission(
         project, run_config, settings.control_address, settings.ca, resumes=submit.is_own_app(project)
     )
+    if not submission.resumes:
+        submit.wait_for_the_new(submission, settings.num_clients, echo)
     outcome = retry.submit_until_ended(submission, echo)
     raise typer.Exit(outcome.status)
 
@@ -93,11 +99,12 @@ def up(settings: UpSettings) -> None:
     from app.fleet.local import up as launch
     from app.fleet.runs import submit
 
-    project = submit.project_folder(settings.project)
+    project = submit.project_folder(settings.app)
     run_config = submit.run_config_for(project, settings.num_clients, settings.rounds, settings.config)
     launch.check(settings)
     look("all", settings)
-    data = local_store(settings, project, "as plain processes")
+    add_packages(project)
+    data = local_data(settings, project, "as plain processes")
     outcome = launch.run(settings, data, project, run_config, echo)
     raise typer.Exit(outcome.status)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from app.cli.data import local_store
+from app.cli.data import add_packages, local_data
 from app.cli.options import add_command, echo
 from app.environment import DATA_VARIABLE, PATH, setting, whole
 from app.fleet.deployment import STORE, SimulateSettings
@@ -101,9 +101,10 @@ def simulate(settings: SimulateSettings) -> None:
     from app.fleet.runs import submit
 
     simulation.require_ray()
-    project = submit.project_folder(settings.project)
+    project = submit.project_folder(settings.app)
     run_config = submit.run_config_for(project, settings.num_clients, settings.rounds, settings.config)
-    data = local_store(settings, project, "in simulation")
+    add_packages(project)
+    data = local_data(settings, project, "in simulation")
     outcome = simulation.run(settings, data, project, run_config, echo)
     raise typer.Exit(outcome.status)
 

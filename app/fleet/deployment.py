@@ -43,8 +43,15 @@ CLIENTS_OPTIONS = ("--clients", "-n")
 LOST_MEANING = "Seconds after which the server takes a client that is silent for lost."
 APPS_MEANING = "Apps that a client may run: hashes (`bouquet app-hash`), own, or any."
 CLIENTS_MEANING = "Number of clients, and so of partitions."
+DATASET_VARIABLE, ARTEFACTS_VARIABLE, RUN_FOLDER_VARIABLE = (
+    "BOUQUET_DATASET",
+    "BOUQUET_ARTEFACTS",
+    "BOUQUET_RUN_FOLDER",
+)
 STORE = Path(".bouquet") / "data" / "store"
 INSECURE_MEANING = "Plaintext, no node authentication: for loopback and tests."
+APP_MEANING = "The Flower app: its folder, or its bundle (.fab)."
+DATASET_PATH_MEANING = "A folder or file that an app which is not Bouquet's gets as its data."
 MODE_MEANING = "How the federation was started; stands in the results."
 CERTIFICATES_MEANING = "Folder with ca.crt, server.crt, server.key."
 CA_MEANING = "The federation's ca.crt."
@@ -154,6 +161,10 @@ class SuperNodeSettings(ClientSettings):
     pod_index: str = setting("POD_INDEX", "Kubernetes: ordinal of the pod.", "", options=())
     pod_name: str = setting("POD_NAME", POD_NAME_MEANING, "", options=())
     leases: Path | None = setting("BOUQUET_LEASES", "Folder that the clients of a host share.", None, PATH)
+    app: Path | None = setting(
+        "APP", "What `own` means in BOUQUET_ALLOWED_APPS; empty: the image's.", None, PATH
+    )
+    dataset_path: Path | None = setting(DATASET_VARIABLE, DATASET_PATH_MEANING, None, PATH)
     local_clients: int | None = setting(
         "BOUQUET_LOCAL_CLIENTS",
         "Clients on this host's cores; empty: all with BOUQUET_LEASES.",
@@ -165,6 +176,7 @@ class SuperNodeSettings(ClientSettings):
         _check_transport(self.insecure, self.ca, "--ca (BOUQUET_CA) with --key (BOUQUET_NODE_KEY)")
         if self.ca is not None and self.key is None:
             raise UserError("no key: give --key (BOUQUET_NODE_KEY); `bouquet node-key` makes one")
+        _check_dataset(self.dataset_path)
 
     @property
     def sharing(self) -> int:
@@ -195,6 +207,9 @@ class DataSettings:
 class PrepareSettings(DataSettings):
     """What ``bouquet prepare`` makes."""
 
+    app: Path | None = setting(
+        "APP", "The Flower app: another than Bouquet's gets no data by default.", None, PATH, ()
+    )
     out: Path = setting(DATA_VARIABLE, "Folder of the data store.", STORE, PATH)
     subset: str = setting("", "Configuration of a hub data set that has several.", "")
     image_column: str = setting("", "Column of the pictures; found by itself when there is one.", "")
@@ -213,7 +228,7 @@ class RunRequest:
         "ROUNDS", "Number of rounds; empty: the app's.", None, whole(1), ("--rounds", "-r")
     )
     config: str = setting("CONFIG", CONFIG_MEANING, "", options=("--config", "-c"))
-    project: Path | None = setting("BOUQUET_PROJECT", "Folder of the Flower app.", None, PATH)
+    app: Path | None = setting("APP", APP_MEANING, None, PATH)
 
 
 @dataclass(frozen=True)
@@ -269,9 +284,13 @@ class LocalSettings(RunRequest, DataSettings):
     """A federation that one command starts on this machine and takes down again."""
 
     data: Path | None = setting(DATA_VARIABLE, "A prepared data store, in place of --dataset.", None, PATH)
+    dataset_path: Path | None = setting(DATASET_VARIABLE, DATASET_PATH_MEANING, None, PATH)
     results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
     mode: str = setting("BOUQUET_MODE", MODE_MEANING, "", options=())
     control_port: int = setting("", "Port of the Control API; 0 picks a free one.", 0, PORT)
+
+    def __post_init__(self) -> None:
+        _check_dataset(self.dataset_path)
 
 
 @dataclass(frozen=True)
@@ -311,6 +330,31 @@ class KubernetesSettings:
     member_list: Path | None = setting("BOUQUET_MEMBER_LIST", "Folder of the public keys.", None, PATH)
     api_host: str = setting("KUBERNETES_SERVICE_HOST", "Host of the cluster's API.", "")
     api_port: int = setting("KUBERNETES_SERVICE_PORT", "Port of the cluster's API.", 443, PORT)
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Which images ``bouquet image`` builds, and from what."""
+
+    app: Path | None = setting("APP", APP_MEANING, None, PATH)
+    base: str = setting("IMAGE_TAG", "Tag of Bouquet's own images, which these add to.", "latest")
+    tag: str = setting("", "Tag of the images that are built. Default: the app's name and version.", "")
+    wheels: Path | None = setting("", "A folder of wheels, in the place of pip's index.", None, PATH)
+    print_only: bool = setting("", "Print the Dockerfile, and build nothing.", False, options=("--print",))
+    keep_versions: bool = setting("", "Keep Bouquet's versions where the app asks for others.", False)
+    build_network: str = setting("BUILD_NETWORK", "Network of the build.", "default", options=())
+    ca_certificates: str = setting(
+        "CA_CERTIFICATES", "Certificates to trust in builds.", "/dev/null", options=()
+    )
+
+
+@dataclass(frozen=True)
+class ForeignAppEnvironment:
+    """What an app that is not Bouquet's finds in its environment, beside its node config."""
+
+    dataset: Path | None = setting(DATASET_VARIABLE, DATASET_PATH_MEANING, None, PATH)
+    artefacts: Path | None = setting(ARTEFACTS_VARIABLE, "Where it leaves its files.", None, PATH)
+    run_folder: Path | None = setting(RUN_FOLDER_VARIABLE, "Folder of its run's results.", None, PATH)
 
 
 @dataclass(frozen=True)
@@ -354,9 +398,11 @@ KINDS = (
     ProcessKind("evaluate", EvaluateSettings, True, True),
     ProcessKind("drain", DrainSettings, True),
     ProcessKind("doctor", DoctorSettings, True),
+    ProcessKind("image", ImageSettings, True, True),
     ProcessKind("superlink", SuperLinkSettings, True),
     ProcessKind("supernode", SuperNodeSettings, True),
     ProcessKind("app", AppEnvironment),
+    ProcessKind("foreign app", ForeignAppEnvironment),
     ProcessKind("identity", IdentitySettings),
     ProcessKind("kubernetes", KubernetesSettings),
     ProcessKind("compose", ComposeSettings, reads_dotenv=True),
@@ -367,3 +413,8 @@ def _check_transport(insecure: bool, given: Path | None, name: str) -> None:
     """Refuse neither and both of plaintext and a certificate."""
     if insecure == (given is not None):
         raise UserError(f"give either {name}, or --insecure for loopback and tests")
+
+
+def _check_dataset(path: Path | None) -> None:
+    if path is not None and not path.exists():
+        raise UserError(f"BOUQUET_DATASET={path} is not there; give a folder or a file, or leave it out")

@@ -1,5 +1,6 @@
 """``bouquet supernode``: Flower's SuperNode with its partition id, its identity and warm ClientApps."""
 
+import json
 import socket
 import sys
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from app import process
 from app.environment import DATA_VARIABLE, Device, set_variables, with_variables
 from app.errors import UserError
 from app.fleet import flower, logs
-from app.fleet.deployment import SuperNodeSettings
+from app.fleet.deployment import ARTEFACTS_VARIABLE, DATASET_VARIABLE, SuperNodeSettings
 from app.fleet.host import cores, partition_ids, ports
 from app.fleet.host.gpus import choose_gpu
 from app.fleet.identity import hand_out, keys
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 
 def node_config(settings: SuperNodeSettings) -> dict[str, Any]:
-    """Flower's node config, which the ClientApp reads, under Flower's names."""
-    return {"partition-id": int(settings.partition_id), "num-partitions": settings.num_clients}
+    """Flower's node config, which the ClientApp reads, under the names that Flower and its examples use."""
+    data = {} if settings.dataset_path is None else {"dataset-path": str(settings.dataset_path.absolute())}
+    return {"partition-id": int(settings.partition_id), "num-partitions": settings.num_clients, **data}
 
 
 def health_address(settings: SuperNodeSettings) -> str | None:
@@ -37,7 +39,7 @@ def health_address(settings: SuperNodeSettings) -> str | None:
 
 def arguments(settings: SuperNodeSettings) -> list[str]:
     """The command line of Flower's SuperNode, where it runs the messages itself."""
-    config = " ".join(f"{name}={value}" for name, value in node_config(settings).items())
+    config = " ".join(f"{name}={json.dumps(value)}" for name, value in node_config(settings).items())
     # Several may share this network namespace.
     command = ["--superlink", settings.superlink, "--node-config", config, "--port", str(ports.free_port())]
     if address := health_address(settings):
@@ -82,6 +84,10 @@ def _variables(settings: SuperNodeSettings, gpu: str | None) -> dict[str, str]:
     variables = {"CUDA_VISIBLE_DEVICES": gpu or ""}
     # Of several GPUs only the chosen one is left, so its number counts no more.
     device = Device("cuda") if settings.device.number is not None else settings.device
+    if data := with_variables({}).get(DATA_VARIABLE):
+        variables[DATA_VARIABLE] = str(Path(data).absolute())  # an app has a working directory of its own
+    if settings.dataset_path is not None:
+        variables[DATASET_VARIABLE] = str(settings.dataset_path.absolute())
     return variables | {"BOUQUET_DEVICE": str(device)} | cores.sleep_soon(with_variables({}))
 
 
@@ -247,10 +253,10 @@ def _reach(settings: SuperNodeSettings) -> "Reach | None":
     variables = with_variables({})
     reads = [
         variables.get(DATA_VARIABLE),
-        variables.get("BOUQUET_DATASET"),
+        variables.get(DATASET_VARIABLE),
         *settings.app_reads,
     ]
-    writes = [variables.get("BOUQUET_ARTEFACTS")]
+    writes = [variables.get(ARTEFACTS_VARIABLE)]
     hidden = (
         [str(path) for path in (settings.key, *settings.key.parent.glob("*.key"))] if settings.key else []
     )

@@ -18,7 +18,7 @@ import numpy as np
 from flwr.app import ArrayRecord
 from safetensors.numpy import save
 
-from app.files import write_atomically
+from app.files import link_latest, write_atomically
 from app.rounds import events
 from app.rounds.participation import Participation
 
@@ -75,13 +75,8 @@ class ResultsFolder:
     def __init__(self, root: Path, run: str, *, is_latest: bool = True) -> None:
         self.path = root / run
         self.path.mkdir(parents=True, exist_ok=True)
-        if not is_latest:
-            return
-        link = root / "latest"
-        aside = link.with_name(f".latest.{os.getpid()}")
-        aside.unlink(missing_ok=True)
-        aside.symlink_to(self.path.name)
-        aside.replace(link)
+        if is_latest:
+            link_latest(self.path)
 
     def write_model(self, model: bytes, *, is_best: bool) -> None:
         """Write ``model.safetensors``, the global model, and ``model-best.safetensors`` where no round had a better one."""

@@ -22,6 +22,7 @@ from app.environment import DATA_VARIABLE, temporary_variables
 from app.errors import UserError
 from app.fleet.deployment import UpSettings
 from app.fleet.local import up as launch
+from app.fleet.local.launch import Data
 from app.fleet.runs import submit
 from app.learning.batches import Examples
 from app.learning.client import FlowerClient, client_fn
@@ -169,7 +170,7 @@ class Tour:
         project = submit.project_folder()
         run_config = submit.run_config_for(project, CLIENTS, EPOCHS, "")
         settings = UpSettings(num_clients=CLIENTS, results=self.folder)
-        if not launch.run(settings, store.path, project, run_config, self._print).finished:
+        if not launch.run(settings, Data(store.path), project, run_config, self._print).finished:
             raise UserError(
                 f"the federation of the tour did not finish; its logs are in {self.folder / 'logs'}"
             )

@@ -31,7 +31,7 @@ def up_command(workload: Workload, results: Path, config: str = "") -> list[str]
     settings = f"fraction-evaluate={workload.fraction_evaluate} model='{workload.model}' {config}".strip()
     return [
         *(sys.executable, "-m", "app.cli", "up"),
-        *("--data", str(workload.store), "--results", str(results), "--project", str(ROOT)),
+        *("--data", str(workload.store), "--results", str(results), "--app", str(ROOT)),
         *("--clients", str(workload.clients), "--rounds", str(workload.rounds), "--config", settings),
     ]
 

@@ -93,7 +93,7 @@ class BouquetFederation(Federation):
         """`bouquet train`, which follows the run and submits it again where its server dies."""
         self.train = self._bouquet(
             "train", "train", "--clients", str(self.work.clients), "--rounds", str(self.work.rounds),
-            "--config", "fraction-evaluate=0.0", "--project", str(self.code),
+            "--config", "fraction-evaluate=0.0", "--app", str(self.code),
             "--control-address", f"127.0.0.1:{self.control_port}", "--ca", str(self.pki / "ca.crt"),
         )  # fmt: skip
 

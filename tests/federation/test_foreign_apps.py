@@ -74,7 +74,7 @@ def test_a_killed_launcher_leaves_no_process_and_no_folder(tmp_path: Path) -> No
     # Not below tmp_path, which is too long for sockets.
     with tempfile.TemporaryDirectory(prefix="bouquet-test-") as temporary:
         process = bouquet_until(
-            "round 3", "up", "--project", str(app), "--clients", "2", "--results", str(tmp_path / "results"),
+            "round 3", "up", "--app", str(app), "--clients", "2", "--results", str(tmp_path / "results"),
             "--config", "fault='children' rounds=100000",
             environment={"TMPDIR": temporary},
         )  # fmt: skip
@@ -121,7 +121,7 @@ def test_an_app_that_cannot_run_is_told_before_anything_starts(
     shutil.copytree(BROKEN, app)
     (app / file).write_text(content)
     done: subprocess.CompletedProcess[str] = bouquet(
-        "up", "--project", str(app), "--clients", "2", "--results", str(tmp_path / "results")
+        "up", "--app", str(app), "--clients", "2", "--results", str(tmp_path / "results")
     )
     assert done.returncode == 2 and words in done.stderr, done.stdout + done.stderr
     assert not (tmp_path / "results").exists()

@@ -27,7 +27,7 @@ def _all_differ(replies: list[dict[str, Any]]) -> None:
 
 def test_two_clients_that_share_a_warm_parent_draw_afresh_in_every_message(tmp_path: Path) -> None:
     run = bouquet(
-        "up", "--clients", "2", "--project", str(DRAWING), "--config", "nodes=2", "--dataset", "digits",
+        "up", "--clients", "2", "--app", str(DRAWING), "--config", "nodes=2", "--dataset", "digits",
         "--results", str(tmp_path / "results"), cwd=tmp_path,
     )  # fmt: skip
     lines = [line.removeprefix("reply ") for line in run.stdout.splitlines() if line.startswith("reply ")]

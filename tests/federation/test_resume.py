@@ -142,9 +142,9 @@ def test_an_upgraded_app_says_what_forbids_to_go_on_and_the_old_one_goes_on(
         file.write("# A newer version.\n")
     other = f"the app's hash is {app_hash(upgraded)[:12]}, was {app_hash(ROOT)[:12]}"
     # It ends with its first round; these clients take any app.
-    status, said = federation.train(f"{config} target-accuracy=0.01", "--project", str(upgraded))
+    status, said = federation.train(f"{config} target-accuracy=0.01", "--app", str(upgraded))
     assert status == 0 and f"begins anew: {run} is of another app ({other})" in said, said
-    status, said = federation.train(f"{config} resume='{run.name}'", "--project", str(upgraded))
+    status, said = federation.train(f"{config} resume='{run.name}'", "--app", str(upgraded))
     assert status == 2 and other in said, said
     status, said = federation.train(config)
     assert status == 0 and "goes on after round" in said, said

@@ -18,6 +18,7 @@ from kubernetes_support.objects import (
     find,
     named,
     plain_environment,
+    pods,
     settings_of,
     title,
 )
@@ -110,6 +111,18 @@ def test_the_readmes_overlay_works(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text(block.replace(address, here))
     objects = kustomize(tmp_path)
     assert find(objects, "StatefulSet", "bouquet-supernode")["spec"]["replicas"] == 20
+    assert [problem for rule in RULES for problem in rule(objects)] == []
+
+
+def test_images_with_another_app_are_a_tag_and_two_settings() -> None:
+    """As the README says; what is run is in the images, so no pod mounts it or names it."""
+    tags = {"bouquet-superlink": "mine", "bouquet-supernode": "mine-cpu"}
+    objects = overlay("cpu", settings={"DATASET": "", "ROUNDS": ""}, tags=tags)
+    specs = [spec for owner, pod in pods(objects) for _, spec in containers(pod, owner)]
+    assert {spec["image"] for spec in specs} == {"bouquet-superlink:mine", "bouquet-supernode:mine-cpu"}
+    settings = settings_of(objects)
+    assert (settings["DATASET"], settings["ROUNDS"], settings["BOUQUET_ALLOWED_APPS"]) == ("", "", "own")
+    assert not [spec for spec in specs if "workingDir" in spec or "APP" in plain_environment(spec)]
     assert [problem for rule in RULES for problem in rule(objects)] == []
 
 

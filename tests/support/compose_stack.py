@@ -37,7 +37,7 @@ class Stack:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        self._environment = build_environment(tag) | {
+        self.environment = build_environment(tag) | {
             "COMPOSE_PROJECT_NAME": self.name,
             "FLEET_BIND": "127.0.0.1",
             "FLEET_PORT": str(self.port),
@@ -48,7 +48,7 @@ class Stack:
         """`docker compose --profile cpu ARGUMENTS`, whatever its status."""
         return subprocess.run(
             ["docker", "compose", "--profile", "cpu", *arguments],
-            cwd=ROOT, env=self._environment | settings, capture_output=True, text=True, timeout=timeout,
+            cwd=ROOT, env=self.environment | settings, capture_output=True, text=True, timeout=timeout,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 

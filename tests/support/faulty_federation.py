@@ -89,7 +89,7 @@ class Federation(Fleet):
 
     def train(self, config: str, project: Path = ROOT, *options: str) -> subprocess.Popen[bytes]:
         return self.start(
-            "train", "train", *self.control, "--project", str(project), "--config", config, *options
+            "train", "train", *self.control, "--app", str(project), "--config", config, *options
         )
 
     def status_of(self, number: int) -> str:

@@ -133,7 +133,7 @@ class Fleet:
     def train(self, config: str, project: Path = ROOT) -> subprocess.Popen[bytes]:
         return self.start(
             "train", "train", "--control-address", f"127.0.0.1:{self.control_port}",
-            "--project", str(project), "--config", config,
+            "--app", str(project), "--config", config,
         )  # fmt: skip
 
     def train_to_the_end(self, config: str, project: Path, timeout: float) -> tuple[int, str]:

@@ -69,7 +69,7 @@ class Hall(Fleet):
         """Start the run whose ServerApp is in ``tests/attacks/turns``."""
         self.start(
             "train", "train", "--control-address", f"127.0.0.1:{self.control_port}",
-            "--ca", str(self.pki / "ca.crt"), "--project", str(TURNS), NUM_CLIENTS="2",
+            "--ca", str(self.pki / "ca.crt"), "--app", str(TURNS), NUM_CLIENTS="2",
         )  # fmt: skip
 
     def answers(self, turn: int, timeout_s: float = 30.0) -> dict[str, Any]:

@@ -24,6 +24,7 @@ LAYERS = (
     "app.fleet.kubernetes",
     "app.fleet.local",
     "app.fleet.runs",
+    "app.fleet.dependencies",
     "app.fleet.superlink app.fleet.supernode",
     "app.fleet.warm app.fleet.serverapp",
     "app.fleet.patches",

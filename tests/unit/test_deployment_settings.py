@@ -28,7 +28,7 @@ FOREIGN = {
 # In no file: a person sets them for one command, or one process sets them for another.
 BY_HAND = {
     "BOUQUET_PATCHES", "BOUQUET_WORKER", "BOUQUET_DEVICE", "BOUQUET_LOCAL_CLIENTS", "BOUQUET_RUN", "BOUQUET_MEMBERS",
-    "BOUQUET_PROJECT", "BOUQUET_PKI", "BOUQUET_APP_READS", "CUDA_VISIBLE_DEVICES", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT",
+    "BOUQUET_ARTEFACTS", "BOUQUET_RUN_FOLDER", "BOUQUET_PKI", "BOUQUET_APP_READS", "CUDA_VISIBLE_DEVICES", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT",
 }  # fmt: skip
 
 
@@ -109,7 +109,10 @@ def test_what_is_learned_from_and_what_is_run_can_be_chosen_wherever_a_federatio
         if of.variable and of.variable not in BY_HAND | {"BOUQUET_DATA"}
     }
     if place == "kubernetes":
-        wanted -= {"DATASET_FOLDER"}  # a pod sees no folder of a host
+        wanted -= {
+            "APP",
+            "DATASET_FOLDER",
+        }  # a pod sees no folder of a host; `bouquet image` puts an app into the image
     assert wanted <= SOURCES[place]
 
 
@@ -133,6 +136,8 @@ def test_the_defaults_in_compose_are_those_of_env_or_of_the_settings() -> None:
             "BOUQUET_MODE",
             "DATASET",
             "DATASET_FOLDER",
+            "APP",
+            "BOUQUET_DATASET",
             *FORMER,
         ):  # a folder is mounted, or /dev/null for none
             continue
@@ -166,10 +171,10 @@ import sys
 from app.environment import read
 from app.fleet.deployment import UpSettings, dotenv
 found = read(UpSettings, dotenv=dotenv())
-print(sys.argv[1:], found.num_clients, found.rounds, found.source, found.config)
+print(sys.argv[1:], found.num_clients, found.rounds, found.source, found.config, *filter(None, [found.app]))
 """
 DOCKER = """#!/bin/sh
-echo "$*: NUM_CLIENTS=${NUM_CLIENTS-unset} ROUNDS=${ROUNDS-unset} APPS=${BOUQUET_ALLOWED_APPS-unset} DATASET=${DATASET-unset} FOLDER=${DATASET_FOLDER-unset}" >>calls
+echo "$*: NUM_CLIENTS=${NUM_CLIENTS-unset} ROUNDS=${ROUNDS-unset} APPS=${BOUQUET_ALLOWED_APPS-unset} APP=${APP-unset} DATA=${BOUQUET_DATASET-unset} DATASET=${DATASET-unset} FOLDER=${DATASET_FOLDER-unset}" >>calls
 """
 
 
@@ -209,6 +214,7 @@ def make(checkout: Path, *arguments: str, **environment: str) -> str:
         (["CLIENTS=5"], {"NUM_CLIENTS": "3"}, "5 2 digits "),
         (["CLIENTS=5", "ROUNDS=1", "CONFIG=seed=1"], {"ROUNDS": "7"}, "5 1 digits seed=1"),
         (["CLIENTS="], {}, "4 2 digits "),
+        (["APP=docker"], {}, "4 2 digits  docker"),
     ],
 )
 def test_make_run_obeys_dotenv_unless_the_environment_or_make_says_otherwise(
@@ -242,3 +248,10 @@ def test_make_run_in_containers_leaves_dotenv_to_compose(
     assert len(started) == 1 and "--scale" not in started[0], "the number of replicas is Compose's"
     assert f"NUM_CLIENTS={clients} " in started[0] and " APPS=unset " in started[0]
     assert started[0].endswith(dataset.format(checkout=checkout))
+
+
+def test_another_app_is_put_into_the_images_and_its_data_is_handed_on_as_it_is(checkout: Path) -> None:
+    said = make(checkout, "MODE=compose-cpu", "APP=app", f"DATASET={checkout / 'Makefile'}")
+    (started,) = [call for call in (checkout / "calls").read_text().splitlines() if " up " in call]
+    assert started.endswith(f"APP= DATA={checkout / 'Makefile'} DATASET= FOLDER=unset")
+    assert "['image', '--app', 'app', '--base', 'latest', '--tag', 'latest-app']" in said

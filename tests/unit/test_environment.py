@@ -123,6 +123,7 @@ def test_variables_are_set_and_defaults_only_where_nothing_is(monkeypatch: pytes
 OTHER_READERS = {
     "fleet/warm/confinement.py": "a part of warm/parent.py",
     "fleet/warm/parent.py": "a program of its own, which must not import this package before it is confined",
+    "fleet/serverapp/run_folder.py": "a part of serverapp/program.py, a program of its own",
 }
 
 

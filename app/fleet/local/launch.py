@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from app.environment import DATA_VARIABLE
+from app.fleet.deployment import DATASET_VARIABLE
 from app.fleet.host.processes import Processes
 from app.fleet.local import guard
 from app.fleet.runs.submit import Outcome
@@ -18,6 +21,25 @@ START_TIMEOUT_S = 120.0
 PREFIX = "bouquet-"
 # The path of a socket may have 107 characters, and Ray adds 66 to the path of its folder.
 LONGEST_TEMPORARY = 40
+
+
+class Data(NamedTuple):
+    """What a federation on this machine learns from.
+
+    Attributes:
+        store: the prepared data store; None for an app that was given none.
+        dataset: a folder or file for an app that reads it itself.
+    """
+
+    store: Path | None = None
+    dataset: Path | None = None
+
+    def variables(self) -> dict[str, str]:
+        """What the apps must find in their environment."""
+        return {
+            DATA_VARIABLE: str(self.store or ""),
+            DATASET_VARIABLE: str(self.dataset or ""),
+        }
 
 
 @dataclass

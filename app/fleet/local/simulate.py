@@ -21,7 +21,7 @@ from app.fleet.host import ports
 from app.fleet.host.cores import available_cores
 from app.fleet.host.processes import Processes
 from app.fleet.local import simulation_superlink
-from app.fleet.local.launch import START_TIMEOUT_S, launch
+from app.fleet.local.launch import START_TIMEOUT_S, Data, launch
 from app.fleet.patches import tables
 from app.fleet.patches.registry import check_switches
 from app.fleet.runs.submit import Outcome, Submission, submit, wait_for_control_api
@@ -90,7 +90,7 @@ def visible_gpus(device: Device) -> int:
 
 def run(
     settings: SimulateSettings,
-    store: Path | None,
+    data: Data,
     project: Path,
     run_config: Mapping[str, RunValue],
     echo: Callable[[str], None],
@@ -99,7 +99,7 @@ def run(
 
     Args:
         settings: how the federation is simulated.
-        store: the prepared data store; None for an app that was given none.
+        data: what it learns from.
         project: the app to run.
         run_config: run-config keys that differ from the app's defaults.
         echo: takes each line for the person.
@@ -114,7 +114,7 @@ def run(
     address = f"127.0.0.1:{settings.control_port or ports.free_port()}"
     with launch(settings.results, echo) as this:
         flower.prepare_environment({"FLWR_HOME": str(this.home / "submit")})
-        _start(address, _variables(settings, store, this.home), this.processes)
+        _start(address, _variables(settings, data, this.home), this.processes)
         _configure(address, settings.num_clients, given)
 
         def watched(line: str) -> None:
@@ -137,10 +137,9 @@ def _start(address: str, variables: Mapping[str, str], processes: Processes) -> 
     wait_for_control_api(address, START_TIMEOUT_S, lambda: superlink.poll() is None)
 
 
-def _variables(settings: SimulateSettings, store: Path | None, home: Path) -> dict[str, str]:
+def _variables(settings: SimulateSettings, data: Data, home: Path) -> dict[str, str]:
     """The variables that the SuperLink passes on to the simulation and to Ray's workers."""
-    return {
-        "BOUQUET_DATA": str(store.resolve()) if store else "",
+    return data.variables() | {
         "BOUQUET_DEVICE": str(settings.device),
         "BOUQUET_RESULTS": str(settings.results.resolve()),
         "BOUQUET_MODE": settings.mode or "simulation",

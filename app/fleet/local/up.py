@@ -17,7 +17,7 @@ from app.fleet.deployment import PACKAGE, ClientSettings, SuperNodeSettings, UpS
 from app.fleet.host import cores, ports
 from app.fleet.host.gpus import choose_gpu, visible_gpus
 from app.fleet.host.processes import Processes, Running
-from app.fleet.local.launch import START_TIMEOUT_S, Launch, launch
+from app.fleet.local.launch import START_TIMEOUT_S, Data, Launch, launch
 from app.fleet.local.supervisor import Supervisor
 from app.fleet.patches import tables
 from app.fleet.patches.registry import check_switches, why_off
@@ -40,7 +40,7 @@ def check(settings: UpSettings) -> None:
 
 def run(
     settings: UpSettings,
-    store: Path | None,
+    data: Data,
     project: Path,
     run_config: Mapping[str, RunValue],
     echo: Callable[[str], None],
@@ -49,38 +49,35 @@ def run(
 
     Args:
         settings: how the federation is run; :func:`check` has seen them.
-        store: the prepared data store; None for an app that was given none.
+        data: what it learns from.
         project: the app to run.
         run_config: run-config keys that differ from the app's defaults.
         echo: takes each line for the person.
     """
-    settings = replace(
-        settings,
-        data=store and store.resolve(),
-        control_port=settings.control_port or ports.free_port(),
-    )
+    settings = replace(settings, control_port=settings.control_port or ports.free_port())
     address = f"127.0.0.1:{settings.control_port}"
     submission = Submission(project, run_config, address, resumes=is_own_app(project))
     # Python's tracker ends when this process does, and not before. With the run's folder in its environment the guard,
     # which this process waits for, would wait for it.
     resource_tracker.ensure_running()
     with launch(settings.results, echo) as this, ExitStack() as down:
-        this.outcome = _run(settings, submission, this, echo, down)
+        this.outcome = _run(settings, data, submission, this, echo, down)
         return this.outcome
 
 
 def _run(
     settings: UpSettings,
+    data: Data,
     submission: Submission,
     this: Launch,
     echo: Callable[[str], None],
     down: ExitStack,
 ) -> Outcome:
     processes = this.processes
-    superlink = _start_superlink(settings, processes, this.home)
+    superlink = _start_superlink(settings, data, processes, this.home)
     gpus = visible_gpus(settings.device, settings.visible_gpus)
     # The SuperNodes, and the warm processes that load the app, are forked from processes with this environment.
-    flower.prepare_environment(_variables(settings, this.home, gpus))
+    flower.prepare_environment(_variables(settings, data, this.home, gpus))
     # This imports Flower, while the SuperLink does the same.
     from app.fleet.local import replicas
 
@@ -93,7 +90,7 @@ def _run(
     down.callback(processes.stop)
     wait_for_control_api(submission.control_address, START_TIMEOUT_S, lambda: superlink.poll() is None)
 
-    clients = _supernodes(settings, this.home, submission.project)
+    clients = _supernodes(settings, data.dataset, this.home, submission.project)
 
     def name_of(node: "re.Match[str]") -> str:
         return processes.whose_log_has(f"SuperNode ID: {node[1]}") or node[0]
@@ -105,7 +102,7 @@ def _run(
         if name in clients:
             supernodes.start(processes, {name: clients[name]})
         else:
-            _start_superlink(settings, processes, this.home)
+            _start_superlink(settings, data, processes, this.home)
 
     def begun() -> None:
         if missing := {name: client for name, client in clients.items() if name not in processes.running}:
@@ -134,7 +131,7 @@ def _fleet_address(home: Path) -> str:
     return ports.unix_address(home / "fleet")
 
 
-def _start_superlink(settings: UpSettings, processes: Processes, home: Path) -> Running:
+def _start_superlink(settings: UpSettings, data: Data, processes: Processes, home: Path) -> Running:
     command = [
         sys.executable, "-m", "app.cli", "superlink", "--insecure",
         "--fleet-address", _fleet_address(home), "--control-port", str(settings.control_port),
@@ -144,8 +141,8 @@ def _start_superlink(settings: UpSettings, processes: Processes, home: Path) -> 
         "superlink",
         command,
         gpus
+        | data.variables()
         | {
-            "BOUQUET_DATA": str(settings.data or ""),
             "BOUQUET_DEVICE": str(settings.device),
             "BOUQUET_RESULTS": str(settings.results.resolve()),
             "BOUQUET_MODE": settings.mode or "local",
@@ -156,10 +153,9 @@ def _start_superlink(settings: UpSettings, processes: Processes, home: Path) -> 
     )
 
 
-def _variables(settings: UpSettings, home: Path, gpus: list[str]) -> dict[str, str]:
+def _variables(settings: UpSettings, data: Data, home: Path, gpus: list[str]) -> dict[str, str]:
     """What Flower and the ClientApps must find in their environment."""
-    variables = {
-        "BOUQUET_DATA": str(settings.data or ""),
+    variables = data.variables() | {
         "BOUQUET_DEVICE": str(settings.device),
         "BOUQUET_PATCHES": settings.patches,
         "FLWR_HOME": str(home / "flwr"),
@@ -170,14 +166,16 @@ def _variables(settings: UpSettings, home: Path, gpus: list[str]) -> dict[str, s
     return variables | cores.sleep_soon(with_variables({}))
 
 
-def _supernodes(settings: UpSettings, home: Path, project: Path) -> dict[str, SuperNodeSettings]:
+def _supernodes(
+    settings: UpSettings, dataset: Path | None, home: Path, project: Path
+) -> dict[str, SuperNodeSettings]:
     """The settings of each SuperNode, by its name."""
     allowed = with_own(settings.allowed_apps, lambda: app_hash(project))
     if settings.allowed_apps == THE_OWN and why_off(warm.PATCH, settings.patches):
         # Flower's own way checks no app. Here it is the one that this command submits.
         allowed = AllowedApps({ANY})
     shared: dict[str, Any] = {field.name: getattr(settings, field.name) for field in fields(ClientSettings)}
-    shared |= {"superlink": _fleet_address(home), "insecure": True, "health_port": 0}
+    shared |= {"superlink": _fleet_address(home), "insecure": True, "health_port": 0, "dataset_path": dataset}
     shared |= {"allowed_apps": allowed}
     shared |= {"num_clients": settings.num_clients, "leases": home / "leases"}
     return {

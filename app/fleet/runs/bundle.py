@@ -7,8 +7,12 @@ Read in flwr 1.39.0: `cli/build.py`, `cli/utils.py`.
 """
 
 import hashlib
+import io
 import os
+import tomllib
+import zipfile
 from pathlib import Path
+from typing import Any
 
 from app.errors import UserError
 from app.fleet.runs.checks import check_app
@@ -17,18 +21,55 @@ WRITTEN_HERE = (".bouquet/", "results/")  # what a run writes into the current f
 
 
 def build(project: Path) -> bytes:
-    """Return the bundle (FAB) that `flwr build` makes of `project`: what a SuperLink sends to the clients.
+    """Return the bundle (FAB) of an app: what a SuperLink sends to the clients.
 
-    Raises UserError where the folder holds no Flower app.
+    Args:
+        project: its folder, of which the bundle is what `flwr build` makes; or the bundle itself.
+
+    Raises:
+        UserError: there is no Flower app.
     """
     from flwr.cli.build import build_fab_from_files
 
+    if project.is_file():
+        return _read(project)
     if not (project / "pyproject.toml").is_file():
         raise UserError(f"{project} holds no pyproject.toml: give the folder of a Flower app")
     try:
         bundle: bytes = build_fab_from_files(_files(project.resolve()))[0]
     except ValueError as error:
         raise UserError(f"{project} cannot be built into an app: {' '.join(str(error).split())}") from None
+    return bundle
+
+
+def manifest(project: Path) -> dict[str, Any]:
+    """The ``pyproject.toml`` of an app, which is a folder or a bundle. Raises UserError where it has none."""
+    file = project / "pyproject.toml"
+    try:
+        if project.is_file():
+            return tomllib.loads(content_of(_read(project), file.name).decode())
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{project} is no Flower app: it has no pyproject.toml") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not that of a Flower app: {error}") from None
+
+
+def content_of(bundle: bytes, name: str) -> bytes:
+    """A file of a bundle. Raises KeyError where it has none."""
+    with zipfile.ZipFile(io.BytesIO(bundle)) as files:
+        return files.read(name)
+
+
+def _read(file: Path) -> bytes:
+    """A bundle from a file. Raises UserError where it is none."""
+    try:
+        bundle = file.read_bytes()
+        content_of(bundle, "pyproject.toml")
+    except (OSError, KeyError, zipfile.BadZipFile):
+        raise UserError(
+            f"{file} is no bundle of a Flower app: give its folder, or a .fab of `flwr build`"
+        ) from None
     return bundle
 
 

@@ -14,6 +14,7 @@ from flwr.common.config import flatten_dict, parse_config_args
 
 from app.errors import DRAINED, EVALUATION_LINE, FAILED, STATUS_LINE, SUBSET, WRONG_INPUT, UserError
 from app.fleet.control import Connection, control
+from app.fleet.dependencies.image import BUNDLE
 from app.fleet.deployment import PACKAGE
 from app.fleet.host import ports
 from app.fleet.host.processes import EMPTY_LINE
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from flwr.supercore.control import ControlHttpClient
 
 CONNECT_TIMEOUT_S = 120.0
+NEW_CLIENTS_S = 60.0
 SUBMISSION = "submission"  # a run-config key of Bouquet's own app
 # Why a run has failed whose ServerApp was killed: in Flower's words, and in those of ``serverapp/superexec.py``.
 CUT_OFF = ("No heartbeat received", "process ended before the app was done")
@@ -36,7 +38,7 @@ class Submission:
     """What to run and where.
 
     Attributes:
-        project: folder with the app's pyproject.toml.
+        project: the app: its folder, or its bundle.
         run_config: run-config keys that differ from the app's defaults.
         control_address: host:port of the Control API.
         ca: the federation's CA certificate; None for plaintext.
@@ -54,7 +56,7 @@ def run_config_for(project: Path, num_clients: int, rounds: int | None, extra: s
     """The run config of a federation: the tutorial's minima, scaled to the number of clients.
 
     Args:
-        project: folder of the app. Bouquet's own keys are checked by value, another app's by name.
+        project: the app. Bouquet's own keys are checked by value, another app's by name.
         num_clients: number of clients; the run waits for all.
         rounds: number of rounds; None for the app's default.
         extra: the person's own ``key=value`` pairs, which win.
@@ -96,13 +98,11 @@ def run_config_for(project: Path, num_clients: int, rounds: int | None, extra: s
 
 def _app_config(project: Path) -> tuple[set[str], bool]:
     """The run-config keys of the app in ``project``, and whether it is Bouquet's own."""
+    toml = apps.manifest(project)
     try:
-        toml = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
         app = toml["tool"]["flwr"]["app"]
         is_bouquet = (app["publisher"], toml["project"]["name"]) == ("bouquet", "bouquet")
         return set(flatten_dict(app.get("config", {}))), is_bouquet
-    except OSError:
-        raise UserError(f"{project} is no Flower app: it has no pyproject.toml") from None
     except KeyError:
         raise UserError(
             f"{project / 'pyproject.toml'} is not that of a Flower app: it needs the tables [project], with a name, "
@@ -152,6 +152,32 @@ def wait_for_clients(submission: Submission, number: int, look: Callable[[], Non
         ):
             look()
             time.sleep(0.1)
+
+
+def wait_for_the_new(submission: Submission, number: int, echo: Callable[[str], None]) -> None:
+    """Wait for clients that are enrolled and have never been in, up to ``number`` in all: those that start right now.
+
+    An app that is not Bouquet's takes the clients that are there when it begins.
+    """
+    from flwr.proto.control_pb2 import ListNodesRequest
+
+    deadline = time.monotonic() + NEW_CLIENTS_S
+    with control(Connection(submission.control_address, submission.ca)) as client:
+        told = False
+        while True:
+            states = [node.status for node in client.ListNodes(ListNodesRequest()).nodes_info]
+            online = states.count("online")
+            if online >= number or "registered" not in states:
+                return
+            if time.monotonic() > deadline:
+                echo(
+                    f"{online} of {number} clients are connected after {NEW_CLIENTS_S:g} s; the app begins with them"
+                )
+                return
+            if not told:
+                echo(f"waiting for clients: {online} of {number} connected")
+                told = True
+            time.sleep(0.2)
 
 
 @dataclass(frozen=True)
@@ -285,10 +311,12 @@ def _told(line: str) -> int:
 
 
 def project_folder(given: Path | str | None = None) -> Path:
-    """The app to submit: the one given, the current folder if it is one, else Bouquet's own."""
+    """The app to submit: the one given, the one of the current folder, as in an image of `bouquet image`, else Bouquet's own."""
     if given:
         return Path(given)
     here = Path.cwd()
+    if (here / BUNDLE).is_file():
+        return here / BUNDLE
     return here if _holds_app(here) else PACKAGE
 
 

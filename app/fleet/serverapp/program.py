@@ -5,7 +5,8 @@ to the SuperLink. It imports nothing of this package, because an app may have on
 
 * the process ends with its SuperExec;
 * ``send_and_receive`` asks again at once where the SuperLink holds requests, and not after 3 s;
-* a client's error is said when it comes, with the client's name, and the run fails where no client ever replied well.
+* a client's error is said when it comes, with the client's name, and the run fails where no client ever replied well;
+* the run has a folder in the results, where the app works (``run_folder.py``).
 
 Bouquet's own app looks after its clients itself.
 
@@ -18,8 +19,8 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -51,6 +52,7 @@ def load_file(path: Path) -> Any:
 
 PACKAGE = Path(__file__).parents[2]
 errors, process = load_file(PACKAGE / "errors.py"), load_file(PACKAGE / "process.py")
+files, run_folder = load_file(PACKAGE / "files.py"), load_file(Path(__file__).with_name("run_folder.py"))
 
 
 class NoClientReplied(Exception):
@@ -96,10 +98,13 @@ class Tally:
             self._told.add((client, reason))
             self._echo(f"{client} failed: {reason}")
 
-    def conclude(self) -> None:
-        """The app has ended. Raises NoClientReplied where clients failed and none replied well."""
+    def conclude(self) -> str:
+        """The app has ended; whether as ``completed``, or on a ``subset`` of the clients.
+
+        Raises NoClientReplied where clients failed and none replied well.
+        """
         if not self._failures:
-            return
+            return "completed"
         if not self._good:
             clients = ", ".join(sorted(self._failures))
             reason = f"no client replied without an error: {clients}; {next(iter(self._reasons.values()))}"
@@ -111,6 +116,14 @@ class Tally:
             self._echo(f"{client}: {failed} of {total[client]} replies were errors: {self._reasons[client]}")
         self._echo("finished on a subset of the clients")
         self._echo(f"{errors.STATUS_LINE}{errors.SUBSET}")
+        return "subset"
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Of each client that failed: how often, and why the last time."""
+        return {
+            client: {"failed": failed, "replied": self._good[client], "reason": self._reasons[client]}
+            for client, failed in sorted(self._failures.items())
+        }
 
 
 class Pauses:
@@ -182,11 +195,11 @@ class HttpGrid(http_grid.HttpGrid):  # type: ignore[misc]
             self._count(reply.metadata.src_node_id, (reply.error.reason or "") if reply.has_error() else None)
         return replies
 
-    def conclude(self) -> None:
-        """The app has ended. Raises NoClientReplied as :meth:`Tally.conclude` does."""
+    def conclude(self) -> str:
+        """The app has ended; how, and what it raises, as :meth:`Tally.conclude`."""
         for message_id in self._awaited & self._sent.keys():
             self._count(self._sent[message_id], NO_REPLY)
-        self.tally.conclude()
+        return self.tally.conclude()
 
     def _count(self, node: int, failure: str | None) -> None:
         if node not in self._names:
@@ -201,10 +214,35 @@ run_app = runtime.run_
 
 def run_and_conclude(grid: HttpGrid, **arguments: Any) -> Any:
     """Run the app, and look at what came of it."""
-    result = run_app(grid=grid, **arguments)
-    if grid.is_foreign:
-        grid.conclude()
+    if not grid.is_foreign:
+        return run_app(grid=grid, **arguments)
+    context, app = arguments["context"], str(Path(arguments["server_app_dir"]).absolute())
+    summary = {"app": grid.run.fab_id, "app_hash": grid.run.fab_hash, "settings": dict(context.run_config)}
+    folder = run_folder.RunFolder.of_run(context.run_id, summary, files)
+    with kept():
+        folder.enter()
+    status, reason = "interrupted", ""
+    try:
+        result = run_app(grid=grid, **arguments | {"server_app_dir": app})
+        status = grid.conclude()
+        print(f"results in {folder.path}", flush=True)
+    except Exception as error:
+        status, reason = "failed", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        folder.summary["failures"] = grid.tally.failures()
+        with kept():
+            folder.end(status, reason)
     return result
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """A folder that cannot be written ends no run."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: results cannot be written: {error}", flush=True)
 
 
 def main() -> None:

@@ -220,18 +220,19 @@ class Home:
     """
 
     def __init__(self) -> None:
-        parent = Path(os.environ.get("FLWR_HOME") or tempfile.gettempdir())
+        parent = Path(os.environ.get("FLWR_HOME") or tempfile.gettempdir()).absolute()
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path = Path(tempfile.mkdtemp(prefix="app-", dir=parent))
         self.own = self.path / "own"
         self.own.mkdir()
 
     def move_in(self) -> None:
-        """Let Flower and the app's libraries find this folder, in the process that loads the app."""
+        """Let Flower, the app and its libraries find this folder, in the process that loads the app, and write into it."""
         os.environ.update(FLWR_HOME=str(self.path), HOME=str(self.own), TMPDIR=str(self.own))
         for name in CACHES:
             os.environ.pop(name, None)
         tempfile.tempdir = None
+        os.chdir(self.own)
 
     def lock(self, request: dict[str, Any], *connections: socket.socket, installed: bool) -> None:
         """Confine this process before it runs anything of the app; ``connections`` is all that stays open.

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import UserError
-from app.fleet.runs.bundle import app_hash, build, check
+from app.fleet.runs.bundle import app_hash, build, check, manifest
+from app.fleet.runs.submit import run_config_for
 
 PYPROJECT = """
 [project]
@@ -148,3 +149,14 @@ def test_a_component_without_a_module_is_told(project: Path) -> None:
     (project / "sample" / "client.py").unlink()
     with pytest.raises(UserError, match=r"the app has no module sample\.client"):
         check(project)
+
+
+def test_a_bundle_stands_for_its_app(project: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sample.fab"
+    file.write_bytes(build(project))
+    assert build(file) == build(project) and app_hash(file) == app_hash(project)
+    assert manifest(file)["project"] == manifest(project)["project"]
+    assert run_config_for(file, 2, None, "") == {}
+    file.write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"sample\.fab is no bundle of a Flower app"):
+        app_hash(file)

@@ -1,0 +1,1 @@
+"""What an app asks for beside Bouquet: what is here, what is missing, and where it is added before anything runs."""
