@@ -12,6 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 LONGEST_END_S = 0.5  # for a thread that is ending
+# Jemalloc, which pyarrow holds and pandas, scikit-learn and datasets import, stops its thread before a fork and starts it
+# again after: jemalloc_prefork in its src/jemalloc.c. The name is that of the thread.
+HARMLESS = frozenset({"jemalloc_bg_thd"})
 
 
 def why_not() -> str:
@@ -33,6 +36,13 @@ def why_not() -> str:
 
 
 def _number_of_threads() -> int:
+    """The threads of this process, without those whose library looks after them in a fork."""
     with suppress(OSError):
-        return sum(1 for _ in Path("/proc/self/task").iterdir())
+        return sum(1 for each in Path("/proc/self/task").iterdir() if _name(each) not in HARMLESS)
     return threading.active_count()
+
+
+def _name(thread: Path) -> str:
+    with suppress(OSError):  # it has just ended
+        return (thread / "comm").read_text().strip()
+    return ""
