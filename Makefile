@@ -38,7 +38,7 @@ check: lint
 test: check test-federation test-containers
 
 test-federation: venv  # real SuperLinks and SuperNodes; two files at a time, because most tests wait
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/federation tests/faults tests/attacks tests/fuzz tests/watch
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/federation tests/apps tests/faults tests/attacks tests/fuzz tests/watch
 
 fuzz: venv  # every parser with 100,000 cases; `make test` gives each 2,000
 	BOUQUET_FUZZ=long $(BIN)/python -m pytest -n auto --timeout 18000 tests/fuzz

@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._missing()
         entries: dict[str, dict[str, Any]] = {}
         for path, file in _files(folder).items():
-            parents = [str(parent) for parent in PurePosixPath(path).parents][::-1] + [path]
+            parents = [*[str(parent) for parent in PurePosixPath(path).parents][::-1], path]
             if inside and inside not in parents[:-1]:
                 continue
             shown = parents[parents.index(inside or ".") + 1]
@@ -73,9 +73,9 @@ class Handler(BaseHTTPRequestHandler):
         self._reply(200, json.dumps(list(entries.values())).encode())
 
     def _file(self, name: str, path: str) -> None:
-        folder = self._find(name)
-        file = folder and _files(folder).get(path)
-        if not file:
+        if (folder := self._find(name)) is None:
+            return self._missing()
+        if (file := _files(folder).get(path)) is None:
             return self._reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=REVISION)
         body = file.read_bytes()
         etag = f'"{hashlib.sha256(body).hexdigest()}"'
