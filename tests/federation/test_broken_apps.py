@@ -31,6 +31,7 @@ BEFORE = {  # found before anything is sent
 IN_THE_RUN = {
     "imports": Broken(1, "ModuleNotFoundError: No module named 'nowhere'", client="import nowhere"),
     "server": Broken(1, "ModuleNotFoundError: No module named 'nowhere'", server="import nowhere"),
+    "serverimport": Broken(1, "asked for", server="raise ValueError('asked for')"),
     "serverexit": Broken(
         1, "the ServerApp's process ended before", server="os = __import__('os')\nos._exit(3)"
     ),
@@ -113,6 +114,8 @@ def test_a_broken_app_is_named_and_the_next_run_works(name: str, fleet_of_two: F
     status, log = fleet_of_two.train_to_the_end("", project, 120)
     said = [line for line in log.splitlines() if app.words in line]
     assert status == app.status and said, log
+    if status in (1, 2):
+        assert any(name in line for line in said), f"the app is named where the cause is: {log}"
     if name in BEFORE:
         return
     assert not _children_of_apps(fleet_of_two)

@@ -24,7 +24,7 @@ def _train(fleet: Fleet, config: str) -> tuple[int, str]:
     ("fault", "status", "words"),
     [
         ("", 0, "round 1: 2 replies"),
-        ("all-raise", 1, "error: no client replied without an error: "),
+        ("all-raise", 1, "error: no client of tests/broken replied without an error: "),
         ("one-raises", 3, "failed: ValueError: this client was asked to fail"),
         ("server-exits", 1, "the ServerApp's process ended before the app was done"),
     ],

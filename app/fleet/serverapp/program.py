@@ -98,8 +98,8 @@ class Tally:
             self._told.add((client, reason))
             self._echo(f"{client} failed: {reason}")
 
-    def conclude(self) -> str:
-        """The app has ended; whether as ``completed``, or on a ``subset`` of the clients.
+    def conclude(self, app: str) -> str:
+        """The app of this name has ended; whether as ``completed``, or on a ``subset`` of the clients.
 
         Raises NoClientReplied where clients failed and none replied well.
         """
@@ -107,7 +107,7 @@ class Tally:
             return "completed"
         if not self._good:
             clients = ", ".join(sorted(self._failures))
-            reason = f"no client replied without an error: {clients}; {next(iter(self._reasons.values()))}"
+            reason = f"no client of {app} replied without an error: {clients}; {next(iter(self._reasons.values()))}"
             self._echo(f"{errors.STATUS_LINE}{errors.FAILED}")
             self._echo(f"error: {reason}")
             raise NoClientReplied(reason)
@@ -199,7 +199,7 @@ class HttpGrid(http_grid.HttpGrid):  # type: ignore[misc]
         """The app has ended; how, and what it raises, as :meth:`Tally.conclude`."""
         for message_id in self._awaited & self._sent.keys():
             self._count(self._sent[message_id], NO_REPLY)
-        return self.tally.conclude()
+        return self.tally.conclude(self.run.fab_id)
 
     def _count(self, node: int, failure: str | None) -> None:
         if node not in self._names:

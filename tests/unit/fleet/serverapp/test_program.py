@@ -13,8 +13,8 @@ def test_a_run_whose_clients_all_failed_fails_and_names_them() -> None:
     tally = Tally(lines.append)
     tally.replied("one", RAISED)
     tally.replied("two", RAISED)
-    with pytest.raises(NoClientReplied, match="one, two; ValueError: no data"):
-        tally.conclude()
+    with pytest.raises(NoClientReplied, match="their/app .*: one, two; ValueError: no data"):
+        tally.conclude("their/app")
     assert lines[:2] == ["one failed: ValueError: no data", "two failed: ValueError: no data"]
     assert f"{STATUS_LINE}{FAILED}" in lines and lines[-1].startswith("error: ")
 
@@ -24,7 +24,7 @@ def test_a_run_with_a_failing_client_is_one_on_a_subset() -> None:
     tally = Tally(lines.append)
     for failure in (None, RAISED, None):
         tally.replied("one", failure)
-    tally.conclude()
+    tally.conclude("their/app")
     assert "one: 1 of 3 replies were errors: ValueError: no data" in lines
     assert lines[-1] == f"{STATUS_LINE}{SUBSET}"
 
@@ -33,7 +33,7 @@ def test_a_run_without_failures_says_nothing() -> None:
     lines: list[str] = []
     tally = Tally(lines.append)
     tally.replied("one", None)
-    tally.conclude()
+    tally.conclude("their/app")
     assert lines == []
 
 
