@@ -1,6 +1,8 @@
 """Apps as people write them, unchanged: what they reach here is what they reach in Flower's simulation."""
 
 import importlib.util
+import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ import pytest
 from federation_processes import ROOT, bouquet, leftovers, until
 
 from bench import hub
+from bench.examples import apps
 
 APPS, EXAMPLES = ROOT / "tests" / "apps", ROOT / "examples"
 pytestmark = pytest.mark.federation
@@ -52,7 +55,7 @@ def pictures(cifar10: Path, tmp_path: Path) -> Iterator[dict[str, str]]:
 def _run(command: str, app: Path, folder: Path, config: str = "", **environment: str) -> str:
     folder.mkdir(exist_ok=True)
     done = bouquet(
-        command, "--project", str(app), "--clients", "3", "--results", str(folder / "results"), "--config", config,
+        command, "--app", str(app), "--clients", "3", "--results", str(folder / "results"), "--config", config,
         environment={"OMP_NUM_THREADS": "1", **environment}, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
@@ -65,6 +68,13 @@ def _rounds(output: str) -> list[tuple[float, ...]]:
     return [tuple(map(float, re.findall(r"[\d.]+", line))) for line in lines]
 
 
+def _collected(folder: Path) -> list[str]:
+    """The files that an app has left, of a run that says that it is complete."""
+    run = folder / "results" / "latest"
+    assert json.loads((run / "summary.json").read_text())["status"] == "completed"
+    return sorted(file.name for file in (run / "artefacts").iterdir())
+
+
 def _accuracies(output: str) -> list[float]:
     """What Flower's own loop of the old style says at the end."""
     (found,) = re.findall(r"\{'accuracy': \[(.*)\]", output)
@@ -73,14 +83,17 @@ def _accuracies(output: str) -> list[float]:
 
 @needs_ray
 @pytest.mark.parametrize(
-    ("app", "least"),
-    [(APPS / "numpy_only", 0.8), (EXAMPLES / "tables", 0.9)],
-    ids=lambda given: getattr(given, "name", ""),
+    ("app", "least", "leaves"),
+    [(APPS / "numpy_only", 0.8, "final_model.npz"), (EXAMPLES / "tables", 0.9, "model.npz")],
+    ids=["numpy_only", "tables"],
 )
-def test_an_app_reaches_what_it_reaches_in_simulation(app: Path, least: float, tmp_path: Path) -> None:
+def test_an_app_reaches_what_it_reaches_in_simulation(
+    app: Path, least: float, leaves: str, tmp_path: Path
+) -> None:
     deployed, simulated = (_rounds(_run(command, app, tmp_path / command)) for command in ("up", "simulate"))
     assert len(deployed) == 5 and deployed[-1][0] > least
     assert deployed == [pytest.approx(each, abs=1e-5) for each in simulated]
+    assert _collected(tmp_path / "up") == [leaves]
 
 
 def test_the_tutorial_in_the_old_style_learns(pictures: dict[str, str], tmp_path: Path) -> None:
@@ -98,6 +111,26 @@ def test_imports_and_signatures_of_older_versions_still_run(pictures: dict[str, 
     toml = app / "pyproject.toml"
     toml.write_text(re.sub(r"tutorial\.(server|client)_app:app", r"tutorial.older_\1:app", toml.read_text()))
     assert len(_accuracies(_run("up", app, tmp_path, **pictures))) == 2
+
+
+@pytest.mark.parametrize(
+    ("app", "least", "travels", "leaves"),
+    [
+        ("boosting", 0.95, "15 trees", "forest.json"),
+        ("text_lora", 0.9, "15490 of 123844 parameters travel", "adapters.pt"),
+    ],
+    ids=["boosting", "text_lora"],
+)
+def test_an_app_with_packages_of_its_own_learns(
+    app: str, least: float, travels: str, leaves: str, tmp_path: Path
+) -> None:
+    (example,) = apps.find(EXAMPLES / app)
+    packages = apps.layer(example)
+    assert packages is not None, "these packages are not in the image, which is what the app is here for"
+    output = _run("up", EXAMPLES / app, tmp_path, PYTHONPATH=f"{ROOT}{os.pathsep}{packages}")
+    assert _rounds(output)[-1][0] > least, output
+    assert travels in output and _collected(tmp_path) == [leaves]
+    assert "loads the app anew" not in (logs := _logs(tmp_path)), logs
 
 
 def _logs(folder: Path) -> str:

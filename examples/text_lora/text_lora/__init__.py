@@ -1,0 +1,1 @@
+"""A transformer that is fine-tuned with LoRA."""
