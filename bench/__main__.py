@@ -7,6 +7,7 @@
     python -m bench idle                 what ten idle clients cost
     python -m bench siege                the same training while a stranger and a hostile member attack
     python -m bench faults               what the same faults cost Bouquet, stock Flower and NVIDIA FLARE
+    python -m bench examples FOLDER      apps of others, such as a checkout of Flower's examples, beside stock Flower
     python -m bench strategies           accuracy of five strategies, for the README
 
 On a machine with a GPU the comparison is done twice, with the tutorial's CNN and with ResNet-18, and all
@@ -229,6 +230,44 @@ def faults(
             keep=partial(table.write, folder=target),
         )
     _say(table.markdown(found))
+    _say(f"written to {target}")
+
+
+@app.command()
+def examples(
+    folder: Annotated[Path, typer.Argument(help="A Flower app, or a folder of them.")],
+    clients: Annotated[int, typer.Option(min=2, help="Number of clients.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, where an app has num-server-rounds.")] = 3,
+    limit: Annotated[
+        float, typer.Option(min=1, help="Seconds that an app may take on each contender.")
+    ] = 600.0,
+    only: Annotated[str, typer.Option(help="Names of the apps, separated by commas.")] = "",
+    out: Out = RESULTS,
+) -> None:
+    """Whether other people's apps run, and their seconds per round beside stock Flower."""
+    from bench import machine
+    from bench.examples import apps, table
+    from bench.examples import measure as part
+
+    found, names = apps.find(folder), [name for name in only.split(",") if name]
+    if unknown := set(names) - {each.name for each in found}:
+        raise BenchError(
+            f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(e.name for e in found)}"
+        )
+    target = _folder(out)
+    with _workspace() as workspace:
+        report = part.measure(
+            [each for each in found if not names or each.name in names],
+            part.Report(folder.name, clients, rounds, machine.describe()),
+            workspace,
+            limit,
+            _say,
+            partial(table.write, folder=target),
+        )
+        for log in workspace.glob("*/*/*.log"):
+            (target / "logs" / log.parent.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(log, target / "logs" / log.parent.parent.name / f"{log.parent.name}-{log.name}")
+    _say(table.markdown(report))
     _say(f"written to {target}")
 
 

@@ -48,13 +48,6 @@ def flower_env(scratch: Path, workload: Workload) -> dict[str, str]:
 
 def submit(processes: Processes, workload: Workload, port: int, extra: Sequence[str] = ()) -> Measurement:
     """Submit the app with `flwr run` and read the time of each round from the ServerApp's output."""
-    home = Path(processes.env["FLWR_HOME"])
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n'
-        f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
-        encoding="utf-8",
-    )
     config = (
         f"num-server-rounds={workload.rounds} num-clients={workload.clients} "
         f'fraction-evaluate={workload.fraction_evaluate} dataset="{workload.folder}" model="{workload.model}"'
@@ -63,10 +56,7 @@ def submit(processes: Processes, workload: Workload, port: int, extra: Sequence[
     app = processes.logs / "app"
     shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     submitted = time.monotonic()
-    arguments = ["run", str(app), CONNECTION, "--run-config", config, "--stream", *extra]
-    lines = processes.run(
-        "flwr-run", [command("flwr"), *arguments], TIMEOUT_PER_ROUND_S * (workload.rounds + 1)
-    )
+    lines = flwr_run(processes, app, port, config, TIMEOUT_PER_ROUND_S * (workload.rounds + 1), extra)
     reports = list(_reports(lines))
     run_s = time.monotonic() - submitted
     if len(reports) != workload.rounds + 1:
@@ -96,6 +86,58 @@ def serving(port: int) -> bool:
         return False
 
 
+def deploy(processes: Processes, clients: int) -> int:
+    """Start `flower-superlink` and one `flower-supernode` per client; returns the port for `flwr run`."""
+    api, fleet, *node_ports = free_ports(2 + clients)
+    processes.start(
+        "superlink",
+        [
+            command("flower-superlink"),
+            "--insecure",
+            # The app's dependencies are installed already; without this each run calls the registry.
+            "--disable-runtime-dependency-installation",
+            *("--host", "127.0.0.1", "--port", str(api)),
+            *("--fleet-api-address", f"127.0.0.1:{fleet}"),
+        ],
+    )
+    wait_until(lambda: serving(api), "the SuperLink's start", 120)
+    for i, port in enumerate(node_ports):
+        processes.start(
+            f"supernode-{i}",
+            [
+                command("flower-supernode"),
+                "--insecure",
+                *("--superlink", f"127.0.0.1:{fleet}"),
+                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--node-config", f"partition-id={i} num-partitions={clients}"),
+            ],
+        )
+    wait_until(lambda: all(map(serving, node_ports)), "the start of all SuperNodes", 300)
+    return api
+
+
+def flwr_run(
+    processes: Processes, app: Path, port: int, config: str, limit_s: float, extra: Sequence[str] = ()
+) -> Iterator[str]:
+    """Submit an app with `flwr run`, and yield the lines of its ServerApp. Raises BenchError as `run` does."""
+    home = Path(processes.env["FLWR_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n'
+        f'[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
+        encoding="utf-8",
+    )
+    arguments = [
+        "run",
+        str(app),
+        CONNECTION,
+        "--stream",
+        *(["--run-config", config] if config else []),
+        *extra,
+    ]
+    return processes.run("flwr-run", [command("flwr"), *arguments], limit_s)
+
+
 class Deployment:
     """`flower-superlink`, one `flower-supernode` per client, `flwr run`."""
 
@@ -113,31 +155,7 @@ class Deployment:
         env = flower_env(scratch, workload) | (ONE_THREAD if self.one_thread else {})
         started = time.monotonic()
         with Processes(scratch, env) as processes:
-            api, fleet, *node_ports = free_ports(2 + workload.clients)
-            processes.start(
-                "superlink",
-                [
-                    command("flower-superlink"),
-                    "--insecure",
-                    # The app's dependencies are installed already; without this each run calls the registry.
-                    "--disable-runtime-dependency-installation",
-                    *("--host", "127.0.0.1", "--port", str(api)),
-                    *("--fleet-api-address", f"127.0.0.1:{fleet}"),
-                ],
-            )
-            wait_until(lambda: serving(api), "the SuperLink's start", 120)
-            for i, port in enumerate(node_ports):
-                processes.start(
-                    f"supernode-{i}",
-                    [
-                        command("flower-supernode"),
-                        "--insecure",
-                        *("--superlink", f"127.0.0.1:{fleet}"),
-                        *("--host", "127.0.0.1", "--port", str(port)),
-                        *("--node-config", f"partition-id={i} num-partitions={workload.clients}"),
-                    ],
-                )
-            wait_until(lambda: all(map(serving, node_ports)), "the start of all SuperNodes", 300)
+            api = deploy(processes, workload.clients)
             measurement = submit(processes, workload, api)
         measurement.command_s = time.monotonic() - started
         return measurement

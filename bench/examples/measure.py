@@ -1,0 +1,163 @@
+"""Each app on Bouquet and on stock Flower, with the same packages and data, one after the other."""
+
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import hub
+from bench.contenders.stock_flower import deploy, flwr_run
+from bench.environments import ROOT
+from bench.examples.apps import ROUNDS_KEY, Example, copied, layer
+from bench.examples.data_sets import Shelf
+from bench.processes import BenchError, Processes
+
+# What Flower's two loops log at their end, and at the beginning of each round.
+_SECONDS = re.compile(r"(?:Strategy execution finished|Run finished \d+ round\(s\)) in ([\d.]+)s")
+_ROUND = re.compile(r"\[ROUND (\d+)(?:/\d+)?\]")
+
+
+@dataclass
+class Ran:
+    """One app on one contender."""
+
+    problem: str = ""
+    rounds: int = 0
+    seconds: float | None = None
+    """Of the strategy's loop, as Flower logs them; None where the app has a loop of its own."""
+    command_s: float = 0.0
+
+    @property
+    def round_s(self) -> float | None:
+        """Seconds per round, the first one included."""
+        return self.seconds / self.rounds if self.seconds is not None and self.rounds else None
+
+
+@dataclass
+class Row:
+    """One app."""
+
+    name: str
+    given_up: list[str] = field(default_factory=list)
+    added: bool = False
+    made_up: list[str] = field(default_factory=list)
+    runs: dict[str, Ran] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass
+class Report:
+    """All apps of a folder."""
+
+    folder: str
+    clients: int
+    rounds: int
+    machine: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self)
+
+
+def measure(
+    examples: Iterable[Example],
+    report: Report,
+    workspace: Path,
+    limit_s: float,
+    echo: Callable[[str], None],
+    keep: Callable[[Report], None],
+) -> Report:
+    """Fill the rows of `report`, and hand it to `keep` after each."""
+    shelf = Shelf(workspace / "hub")
+    with hub.serving(shelf.find) as port:
+        for example in examples:
+            row = Row(example.name)
+            report.rows.append(row)
+            scratch = workspace / example.name
+            try:
+                _measure(
+                    example, row, report, scratch, hub.environment(port, scratch / "cache"), limit_s, echo
+                )
+            except BenchError as error:
+                row.problem = str(error)
+                echo(f"{row.name}: {row.problem}")
+            if shelf.missing:
+                row.problem = (
+                    row.problem or f"no stand-in for the data set {', '.join(sorted(shelf.missing))}"
+                )
+            row.made_up = sorted(shelf.given)
+            shelf.missing.clear()
+            shelf.given.clear()
+            keep(report)
+    return report
+
+
+def _measure(
+    example: Example,
+    row: Row,
+    report: Report,
+    scratch: Path,
+    environment: dict[str, str],
+    limit_s: float,
+    echo: Callable[[str], None],
+) -> None:
+    app, row.given_up = copied(example, scratch / "app")
+    packages = layer(example)
+    row.added = packages is not None
+    shared = {
+        **environment,
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, [packages, os.environ.get("PYTHONPATH")]))),
+        "OMP_NUM_THREADS": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+    config = f"{ROUNDS_KEY}={report.rounds}" if ROUNDS_KEY in example.config else ""
+    for key, run in (("bouquet", _bouquet), ("stock", _stock)):
+        echo(f"{row.name}: {key} …")
+        row.runs[key] = _timed(run, app, config, report.clients, scratch / key, shared, limit_s)
+        done = row.runs[key]
+        per_round = f"{done.round_s:.2f} s a round" if done.round_s else f"{done.command_s:.0f} s in all"
+        echo(f"{row.name}: {key}: {done.problem or per_round}")
+
+
+Run = Callable[[Path, str, int, Processes, float], Iterable[str]]
+
+
+def _timed(
+    run: Run, app: Path, config: str, clients: int, scratch: Path, shared: dict[str, str], limit_s: float
+) -> Ran:
+    ran, started, seen = Ran(), time.monotonic(), Counter[str]()
+    try:
+        env = {**shared, "FLWR_HOME": str(scratch / "flwr")}
+        with Processes(scratch, env) as processes:
+            for line in run(app, config, clients, processes, limit_s):
+                if found := _SECONDS.search(line):
+                    ran.seconds = float(found[1])
+                elif found := _ROUND.search(line):
+                    seen[found[1]] += 1
+    except BenchError as error:
+        ran.problem = str(error)
+    ran.rounds, ran.command_s = len(seen), time.monotonic() - started
+    return ran
+
+
+def _bouquet(app: Path, config: str, clients: int, processes: Processes, limit_s: float) -> Iterable[str]:
+    """`bouquet up`; an app that fetches its data from a hub makes connections."""
+    environment = ["env", "BOUQUET_CONFINEMENT=off"]
+    path = os.pathsep.join(filter(None, [str(ROOT), processes.env["PYTHONPATH"]]))
+    command = [
+        *environment, f"PYTHONPATH={path}", sys.executable, "-m", "app.cli", "up", "--app", str(app),
+        "--clients", str(clients), "--results", str(processes.logs / "results"), "--config", config,
+    ]  # fmt: skip
+    return processes.run("up", command, limit_s, cwd=processes.logs)
+
+
+def _stock(app: Path, config: str, clients: int, processes: Processes, limit_s: float) -> Iterable[str]:
+    """Flower's own commands."""
+    return flwr_run(processes, app, deploy(processes, clients), config, limit_s)

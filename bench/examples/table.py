@@ -1,0 +1,53 @@
+"""The living table of other people's apps, as Markdown and JSON."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.examples.measure import Ran, Report, Row
+from bench.machine import one_line
+
+HEADING = ("app", "Bouquet", "stock Flower", "a round: Bouquet, stock", "times as fast", "its surroundings")
+
+
+def cells(row: Row) -> list[str]:
+    """One line of the table."""
+    bouquet, stock = row.runs.get("bouquet"), row.runs.get("stock")
+    ours, theirs = (ran.round_s if ran and not ran.problem else None for ran in (bouquet, stock))
+    return [
+        row.name,
+        _verdict(bouquet, row.problem),
+        _verdict(stock, row.problem),
+        f"{ours:.2f} s, {theirs:.2f} s" if ours and theirs else "",
+        f"{theirs / ours:.1f}" if ours and theirs else "",
+        "; ".join(_surroundings(row)),
+    ]
+
+
+def _surroundings(row: Row) -> Iterator[str]:
+    if row.made_up:
+        yield f"made-up data for {', '.join(row.made_up)}"
+    if row.given_up:
+        yield f"not the pinned {', '.join(row.given_up)}"
+    if row.added:
+        yield "packages that are not ours"
+
+
+def _verdict(ran: Ran | None, problem: str) -> str:
+    if problem or ran is None:
+        return problem or "not tried"
+    return ran.problem or "runs"
+
+
+def markdown(report: Report) -> str:
+    """The table, and under which circumstances it came out."""
+    lines = [HEADING, ["---"] * len(HEADING), *map(cells, report.rows)]
+    table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return f"{table}\n\n{report.clients} clients, {report.rounds} rounds. {one_line(report.machine)}\n"
+
+
+def write(report: Report, folder: Path) -> None:
+    """Write `examples.md` and `examples.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "examples.md").write_text(markdown(report), encoding="utf-8")
+    (folder / "examples.json").write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")

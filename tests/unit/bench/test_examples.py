@@ -1,0 +1,93 @@
+"""What decides in ``bench/examples``: which apps there are, what they lack, and what the table says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from federation_processes import ROOT
+from tiny_apps import make_app
+
+from bench import hub
+from bench.examples import apps, table
+from bench.examples.data_sets import STAND_INS, Shelf
+from bench.examples.measure import Ran, Report, Row
+from bench.processes import BenchError
+
+MACHINE = {"processor": "P", "cores": 2, "memory_gb": 8, "gpu": None, "versions": dict.fromkeys(
+    ("python", "torch", "flwr", "nvflare", "ray"), "1")}  # fmt: skip
+
+
+def test_apps_are_found_in_a_folder_and_below_it(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        make_app(tmp_path, name)
+    (tmp_path / "neither").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "pyproject.toml").write_text("[[[")
+    assert [each.name for each in apps.find(tmp_path)] == ["a", "b"]
+    assert [each.name for each in apps.find(tmp_path / "a")] == ["a"]
+    with pytest.raises(BenchError, match="hold no Flower app"):
+        apps.find(tmp_path / "neither")
+    with pytest.raises(BenchError, match="is no folder"):
+        apps.find(tmp_path / "nowhere")
+
+
+def test_a_pin_of_what_is_here_is_given_up_in_the_copy_and_said(tmp_path: Path) -> None:
+    toml = make_app(tmp_path, "pinned") / "pyproject.toml"
+    asked = 'dependencies = ["flwr[simulation]>=1.13.0", "torch==2.2.1"]'
+    toml.write_text(toml.read_text().replace("dependencies = []", asked))
+    (example,) = apps.find(tmp_path / "pinned")
+    copy, given_up = apps.copied(example, tmp_path / "copy")
+    assert len(given_up) == 1 and given_up[0].startswith("torch==2.2.1 (here ")
+    assert '"torch"]' in (copy / "pyproject.toml").read_text() and "torch==2.2.1" in toml.read_text()
+    assert apps.layer(example) is None, "all of it is here"
+
+
+def test_a_name_that_is_no_requirement_is_said(tmp_path: Path) -> None:
+    toml = make_app(tmp_path, "odd") / "pyproject.toml"
+    toml.write_text(toml.read_text().replace("dependencies = []", 'dependencies = ["not a name =="]'))
+    (example,) = apps.find(tmp_path / "odd")
+    with pytest.raises(BenchError, match="no requirement"):
+        apps.copied(example, tmp_path / "copy")
+
+
+def test_every_stand_in_can_be_loaded_by_its_name(tmp_path: Path) -> None:
+    program = """
+import json, sys
+from datasets import load_dataset
+for name in json.loads(sys.argv[1]):
+    rows = load_dataset(name)
+    print(name, len(rows["train"]), len(rows["test"]), ",".join(rows["train"].column_names))
+"""
+    shelf = Shelf(tmp_path / "shelf")
+    with hub.serving(shelf.find) as port:
+        done = subprocess.run(
+            [sys.executable, "-c", program, json.dumps(sorted(STAND_INS))],
+            env={**os.environ, **hub.environment(port, tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert shelf.find("nobody/knows") is None
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert lines.keys() == STAND_INS.keys()
+    assert lines["uoft-cs/cifar10"] == "600 200 img,label"
+    assert (shelf.missing, shelf.given) == ({"nobody/knows"}, set(STAND_INS))
+
+
+def test_the_table_says_what_runs_and_why_not(tmp_path: Path) -> None:
+    report = Report("examples", 3, 3, MACHINE)
+    report.rows = [
+        Row("good", made_up=["a/b"], runs={"bouquet": Ran("", 3, 3.0), "stock": Ran("", 3, 30.0)}),
+        Row("bad", runs={"bouquet": Ran("up ended with status 1: no | way"), "stock": Ran("", 3, 30.0)}),
+        Row("odd", problem="a requirement"),
+    ]
+    table.write(report, tmp_path)
+    said = (tmp_path / "examples.md").read_text()
+    assert "| good | runs | runs | 1.00 s, 10.00 s | 10.0 | made-up data for a/b |" in said
+    assert "| bad | up ended with status 1: no / way | runs |" in said
+    assert "| odd | a requirement | a requirement |" in said
+    assert (
+        json.loads((tmp_path / "examples.json").read_text())["rows"][0]["runs"]["bouquet"]["seconds"] == 3.0
+    )
