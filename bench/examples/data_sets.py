@@ -3,6 +3,7 @@
 What is measured is the federation, so a stand-in is small and says nothing about accuracy.
 """
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Shelf:
     """Data sets by their names on the hub; each is made when it is first asked for, and what is missing is kept in mind."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._lock = folder, threading.Lock()
         self.missing, self.given = set[str](), set[str]()
 
     def find(self, name: str) -> Path | None:
@@ -71,8 +72,9 @@ class Shelf:
             return None
         self.given.add(name)
         folder = self._folder / name
-        if not folder.exists():
-            self._make(name, folder)
+        with self._lock:  # the clients ask at the same time
+            if not folder.exists():
+                self._make(name, folder)
         return folder
 
     def _make(self, name: str, folder: Path) -> None:

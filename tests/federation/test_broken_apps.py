@@ -30,14 +30,14 @@ BEFORE = {  # found before anything is sent
 }
 IN_THE_RUN = {
     "imports": Broken(1, "ModuleNotFoundError: No module named 'nowhere'", client="import nowhere"),
-    "server": Broken(1, "ModuleNotFoundError: No module named 'nowhere'", server="import nowhere"),
-    "serverimport": Broken(1, "asked for", server="raise ValueError('asked for')"),
+    "server": Broken(1, "failed with exception: No module named 'nowhere'", server="import nowhere"),
+    "serverimport": Broken(1, "failed with exception: asked for", server="raise ValueError('asked for')"),
     "serverexit": Broken(
         1, "the ServerApp's process ended before", server="os = __import__('os')\nos._exit(3)"
     ),
     "serverraises": Broken(
         1,
-        "ValueError: asked for",
+        "failed with exception: asked for",
         server="app = ServerApp()\n@app.main()\ndef main(grid, context):\n    raise ValueError('asked for')",
     ),
     "raises": Broken(
