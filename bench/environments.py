@@ -8,7 +8,6 @@ installed three times.
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +41,7 @@ class Environment:
     @property
     def site_packages(self) -> Path:
         """Where its own packages are."""
-        return packages(self.path)
+        return self.path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 
     def missing(self) -> str:
         """Why it cannot be used; empty when it is ready."""
@@ -50,28 +49,19 @@ class Environment:
 
     @cached_property
     def _problem(self) -> str:
+        ready = self.path / "ready"
+        requirement = _pin(self.requirement)
+        if ready.exists() and ready.read_text(encoding="utf-8") == requirement:
+            return ""
         try:
-            layer(self.path, [_pin(self.requirement)])
+            _run([sys.executable, "-m", "venv", "--clear", str(self.path)])
+            layer = self.site_packages / "zz_beneath.pth"
+            layer.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+            _run([str(self.python), "-m", "pip", "install", "--quiet", requirement])
         except BenchError as error:
             return str(error)
+        ready.write_text(requirement, encoding="utf-8")
         return ""
-
-
-def packages(environment: Path) -> Path:
-    """Where the packages of a virtual environment are."""
-    return environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
-
-
-def layer(path: Path, requirements: Sequence[str]) -> None:
-    """Have a virtual environment on top of this one with some packages more. Raises BenchError."""
-    ready, wanted = path / "ready", "\n".join(requirements)
-    if ready.exists() and ready.read_text(encoding="utf-8") == wanted:
-        return
-    _run([sys.executable, "-m", "venv", "--clear", str(path)])
-    beneath = packages(path) / "zz_beneath.pth"
-    beneath.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    _run([str(path / "bin" / "python"), "-m", "pip", "install", "--quiet", *requirements])
-    ready.write_text(wanted, encoding="utf-8")
 
 
 RAY = Environment("ray", "flwr[simulation]")

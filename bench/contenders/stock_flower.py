@@ -30,13 +30,20 @@ def command(name: str) -> Path:
     return path
 
 
-def flower_env(scratch: Path, workload: Workload) -> dict[str, str]:
-    """Environment of Flower's processes: nothing calls home, and nothing of the user's is touched."""
-    env = {
+def quiet_commands(scratch: Path) -> dict[str, str]:
+    """What Flower's own processes must find in their environment: each other, a home of their own, and no calls home."""
+    return {
         "FLWR_HOME": str(scratch / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def flower_env(scratch: Path, workload: Workload) -> dict[str, str]:
+    """Environment of Flower's processes: nothing calls home, and nothing of the user's is touched."""
+    env = {
+        **quiet_commands(scratch),
         # A cache of the benchmark's own, warm after the first run, as a user's would be.
         "HF_HOME": str(workload.workspace / "huggingface"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -1,20 +1,18 @@
 """The apps of a folder, and what each one needs that is not here."""
 
-import hashlib
 import shutil
 import tomllib
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
-
-from bench import environments
+from app.errors import UserError
+from app.fleet.dependencies import environment
+from app.fleet.dependencies.requirements import asked, compare, installed_here
+from bench.environments import ROOT
 from bench.processes import BenchError
 
 ROUNDS_KEY = "num-server-rounds"
-LESS = {"xgboost": "xgboost-cpu"}  # the same module without CUDA, a fortieth of its size
 
 
 @dataclass(frozen=True)
@@ -24,11 +22,6 @@ class Example:
     name: str
     folder: Path
     manifest: dict[str, Any]
-
-    @property
-    def requirements(self) -> list[str]:
-        """What its pyproject.toml asks for."""
-        return list(self.manifest["project"].get("dependencies", []))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -56,53 +49,26 @@ def find(folder: Path) -> list[Example]:
     return found
 
 
-def copied(example: Example, target: Path) -> tuple[Path, list[str]]:
-    """A copy to run, because a run leaves files, and the pins that it had to give up.
-
-    An example often names one version of PyTorch. Here all contenders share one environment, so what is in it already
-    is taken in the version that is there.
-    """
+def copied(example: Example, target: Path) -> Path:
+    """A copy to run, because a run leaves files."""
     app = target / example.name
     shutil.copytree(
         example.folder, app, ignore=shutil.ignore_patterns("__pycache__", ".*"), dirs_exist_ok=True
     )
-    text, given_up = (app / "pyproject.toml").read_text(encoding="utf-8"), []
-    for line in example.requirements:
-        needed = _requirement(line)
-        if (here := _version(needed.name)) and not needed.specifier.contains(here, prereleases=True):
-            given_up.append(f"{needed.name}{needed.specifier} (here {here})")
-            text = text.replace(line, needed.name)
-    (app / "pyproject.toml").write_text(text, encoding="utf-8")
-    return app, given_up
+    return app
 
 
-def layer(example: Example) -> Path | None:
-    """A folder for PYTHONPATH with the packages that are not here; None where nothing lacks.
+def surroundings(example: Example) -> tuple[Path | None, list[str]]:
+    """A folder with the packages that an app asks for and are not here, and what is here in another version.
+
+    Both as `bouquet up` does it: all contenders share what is here.
 
     Raises:
-        BenchError: they cannot be installed.
+        BenchError: the packages cannot be had.
     """
-    lacking = sorted(
-        line.replace(needed.name, LESS.get(needed.name, needed.name), 1)
-        for line in example.requirements
-        if not _version((needed := _requirement(line)).name)
-    )
-    if not lacking:
-        return None
-    path = environments.VENVS / f"examples-{hashlib.sha256(repr(lacking).encode()).hexdigest()[:12]}"
-    environments.layer(path, lacking)
-    return environments.packages(path)
-
-
-def _requirement(line: str) -> Requirement:
     try:
-        return Requirement(line)
-    except InvalidRequirement:
-        raise BenchError(f"its pyproject.toml asks for {line!r}, which is no requirement") from None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+        conflicts = compare(asked(example.manifest), installed_here()).conflicts
+        packages = environment.make(example.manifest, lambda _line: None, ROOT / environment.FOLDER)
+    except UserError as error:
+        raise BenchError(str(error)) from None
+    return packages, [f"{each.wanted} (here {each.version})" for each in conflicts]

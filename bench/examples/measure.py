@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import hub
-from bench.contenders.stock_flower import deploy, flwr_run
+from bench.contenders.stock_flower import deploy, flwr_run, quiet_commands
 from bench.environments import ROOT
-from bench.examples.apps import ROUNDS_KEY, Example, copied, layer
+from bench.examples.apps import ROUNDS_KEY, Example, copied, surroundings
 from bench.examples.data_sets import Shelf
 from bench.processes import BenchError, Processes
 
 # What Flower's two loops log at their end, and at the beginning of each round.
 _SECONDS = re.compile(r"(?:Strategy execution finished|Run finished \d+ round\(s\)) in ([\d.]+)s")
+# How Bouquet says what was wrong; Flower's own log ends with a traceback.
+_WRONG = re.compile(r"^error: |^\S+ failed: |replies were errors: |^\w+(\.\w+)*(Error|Exception): ")
 _ROUND = re.compile(r"\[ROUND (\d+)(?:/\d+)?\]")
 
 
@@ -107,15 +109,13 @@ def _measure(
     limit_s: float,
     echo: Callable[[str], None],
 ) -> None:
-    app, row.given_up = copied(example, scratch / "app")
-    packages = layer(example)
+    app = copied(example, scratch / "app")
+    packages, row.given_up = surroundings(example)
     row.added = packages is not None
     shared = {
         **environment,
         "PYTHONPATH": os.pathsep.join(map(str, filter(None, [packages, os.environ.get("PYTHONPATH")]))),
         "OMP_NUM_THREADS": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
     }
     config = f"{ROUNDS_KEY}={report.rounds}" if ROUNDS_KEY in example.config else ""
     for key, run in (("bouquet", _bouquet), ("stock", _stock)):
@@ -132,17 +132,18 @@ Run = Callable[[Path, str, int, Processes, float], Iterable[str]]
 def _timed(
     run: Run, app: Path, config: str, clients: int, scratch: Path, shared: dict[str, str], limit_s: float
 ) -> Ran:
-    ran, started, seen = Ran(), time.monotonic(), Counter[str]()
+    ran, started, seen, wrong = Ran(), time.monotonic(), Counter[str](), ""
     try:
-        env = {**shared, "FLWR_HOME": str(scratch / "flwr")}
-        with Processes(scratch, env) as processes:
+        with Processes(scratch, {**shared, **quiet_commands(scratch)}) as processes:
             for line in run(app, config, clients, processes, limit_s):
                 if found := _SECONDS.search(line):
                     ran.seconds = float(found[1])
                 elif found := _ROUND.search(line):
                     seen[found[1]] += 1
+                elif _WRONG.search(line):
+                    wrong = line.strip()[:200]
     except BenchError as error:
-        ran.problem = str(error)
+        ran.problem = wrong or str(error)
     ran.rounds, ran.command_s = len(seen), time.monotonic() - started
     return ran
 

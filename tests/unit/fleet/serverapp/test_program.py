@@ -13,7 +13,7 @@ def test_a_run_whose_clients_all_failed_fails_and_names_them() -> None:
     tally = Tally(lines.append)
     tally.replied("one", RAISED)
     tally.replied("two", RAISED)
-    with pytest.raises(NoClientReplied, match="their/app .*: one, two; ValueError: no data"):
+    with pytest.raises(NoClientReplied, match=r"their/app .*: one, two; ValueError: no data"):
         tally.conclude("their/app")
     assert lines[:2] == ["one failed: ValueError: no data", "two failed: ValueError: no data"]
     assert f"{STATUS_LINE}{FAILED}" in lines and lines[-1].startswith("error: ")
