@@ -2,11 +2,12 @@
 
 import os
 import re
+import statistics
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from bench.examples.data_sets import Shelf
 from bench.processes import BenchError, Processes
 
 # What Flower's two loops log at their end, and at the beginning of each round.
-_SECONDS = re.compile(r"(?:Strategy execution finished|Run finished \d+ round\(s\)) in ([\d.]+)s")
+_END = re.compile(r"(Strategy execution finished|Run finished \d+ round\(s\)) in [\d.]+s")
+_ROUND = re.compile(r"\[ROUND \d+(/\d+)?\]")
 # How Bouquet says what was wrong; Flower's own log ends with a traceback.
 _WRONG = re.compile(r"^error: |^\S+ failed: |replies were errors: |^\w+(\.\w+)*(Error|Exception): ")
-_ROUND = re.compile(r"\[ROUND (\d+)(?:/\d+)?\]")
 
 
 @dataclass
@@ -29,15 +30,14 @@ class Ran:
     """One app on one contender."""
 
     problem: str = ""
-    rounds: int = 0
-    seconds: float | None = None
-    """Of the strategy's loop, as Flower logs them; None where the app has a loop of its own."""
+    round_s: list[float] = field(default_factory=list)
+    """Seconds of each round, as the lines of the app's log came; empty where it has a loop of its own."""
     command_s: float = 0.0
 
     @property
-    def round_s(self) -> float | None:
-        """Seconds per round, the first one included."""
-        return self.seconds / self.rounds if self.seconds is not None and self.rounds else None
+    def warm_s(self) -> float | None:
+        """Mean seconds of the rounds after the first, which loads the app on Bouquet."""
+        return statistics.fmean(self.round_s[1:]) if self.round_s[1:] else None
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _measure(
         echo(f"{row.name}: {key} …")
         row.runs[key] = _timed(run, app, config, report.clients, scratch / key, shared, limit_s)
         done = row.runs[key]
-        per_round = f"{done.round_s:.2f} s a round" if done.round_s else f"{done.command_s:.0f} s in all"
+        per_round = f"{done.warm_s:.2f} s a round" if done.warm_s else f"{done.command_s:.0f} s in all"
         echo(f"{row.name}: {key}: {done.problem or per_round}")
 
 
@@ -132,19 +132,18 @@ Run = Callable[[Path, str, int, Processes, float], Iterable[str]]
 def _timed(
     run: Run, app: Path, config: str, clients: int, scratch: Path, shared: dict[str, str], limit_s: float
 ) -> Ran:
-    ran, started, seen, wrong = Ran(), time.monotonic(), Counter[str](), ""
+    ran, started, marks, wrong = Ran(), time.monotonic(), list[float](), ""
     try:
         with Processes(scratch, {**shared, **quiet_commands(scratch)}) as processes:
             for line in run(app, config, clients, processes, limit_s):
-                if found := _SECONDS.search(line):
-                    ran.seconds = float(found[1])
-                elif found := _ROUND.search(line):
-                    seen[found[1]] += 1
+                if _ROUND.search(line) or _END.search(line):
+                    marks.append(time.monotonic())
                 elif _WRONG.search(line):
                     wrong = line.strip()[:200]
     except BenchError as error:
         ran.problem = wrong or str(error)
-    ran.rounds, ran.command_s = len(seen), time.monotonic() - started
+    ran.round_s = [round(after - before, 3) for before, after in pairwise(marks)]
+    ran.command_s = time.monotonic() - started
     return ran
 
 

@@ -7,18 +7,28 @@ from pathlib import Path
 from bench.examples.measure import Ran, Report, Row
 from bench.machine import one_line
 
-HEADING = ("app", "Bouquet", "stock Flower", "a round: Bouquet, stock", "times as fast", "its surroundings")
+HEADING = (
+    "app",
+    "Bouquet",
+    "stock Flower",
+    "first round",
+    "a round after it",
+    "times as fast",
+    "its surroundings",
+)
 
 
 def cells(row: Row) -> list[str]:
     """One line of the table."""
     bouquet, stock = row.runs.get("bouquet"), row.runs.get("stock")
-    ours, theirs = (ran.round_s if ran and not ran.problem else None for ran in (bouquet, stock))
+    runs = [ran if ran and not ran.problem and ran.warm_s else None for ran in (bouquet, stock)]
+    ours, theirs = (ran.warm_s if ran else None for ran in runs)
     return [
         row.name,
         _verdict(bouquet, row.problem),
         _verdict(stock, row.problem),
-        f"{ours:.2f} s, {theirs:.2f} s" if ours and theirs else "",
+        ", ".join(f"{ran.round_s[0]:.1f} s" if ran else "?" for ran in runs) if any(runs) else "",
+        ", ".join(f"{each:.1f} s" if each else "?" for each in (ours, theirs)) if any(runs) else "",
         f"{theirs / ours:.1f}" if ours and theirs else "",
         "; ".join(_surroundings(row)),
     ]
@@ -43,7 +53,7 @@ def markdown(report: Report) -> str:
     """The table, and under which circumstances it came out."""
     lines = [HEADING, ["---"] * len(HEADING), *map(cells, report.rows)]
     table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-    return f"{table}\n\n{report.clients} clients, {report.rounds} rounds. {one_line(report.machine)}\n"
+    return f"{table}\n\nSeconds of Bouquet, then of stock Flower. {report.clients} clients, {report.rounds} rounds. {one_line(report.machine)}\n"
 
 
 def write(report: Report, folder: Path) -> None:
