@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ def _run(command: str, app: Path, folder: Path, config: str = "", **environment:
         command, "--app", str(app), "--clients", "3", "--results", str(folder / "results"), "--config", config,
         environment={"OMP_NUM_THREADS": "1", **environment}, cwd=folder,
     )  # fmt: skip
+    if done.returncode == 2 and "where pip looks" in done.stderr and not os.environ.get("CI"):
+        pytest.skip(f"no package index: {done.stderr}")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     return done.stdout
 
