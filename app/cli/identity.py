@@ -109,7 +109,7 @@ def node_key(
     print(key.fingerprint)
 
 
-def _connection(control: str, ca: Path | None) -> Connection:
+def control_connection(control: str, ca: Path | None) -> Connection:
     """The Control API. Where the server's own files are, as in its container, the CA is known."""
     own = read(IdentitySettings).certificates
     return Connection(control, ca or (own / "ca.crt" if own is not None else None))
@@ -132,7 +132,7 @@ def enroll(
     """Let a client in: register its public key on the running SuperLink."""
     from app.fleet.identity import members
 
-    print(members.enroll(name, key, _connection(control, ca), max_examples=max_examples))
+    print(members.enroll(name, key, control_connection(control, ca), max_examples=max_examples))
 
 
 def enroll_all(
@@ -145,7 +145,7 @@ def enroll_all(
     from app.fleet.runs.submit import CONNECT_TIMEOUT_S, wait_for_control_api
 
     wait_for_control_api(control, CONNECT_TIMEOUT_S)
-    for line in members.enroll_directory(folder, _connection(control, ca)):
+    for line in members.enroll_directory(folder, control_connection(control, ca)):
         print(line)
 
 
@@ -157,14 +157,14 @@ def revoke(
     """Throw a client out, also while it is connected."""
     from app.fleet.identity import members
 
-    print(members.revoke(name, _connection(control, ca)))
+    print(members.revoke(name, control_connection(control, ca)))
 
 
 def list_members(control: Control = CONTROL, ca: Ca = None) -> None:
     """List the clients that belong: name, fingerprint, whether online, last seen."""
     from app.fleet.identity import members
 
-    print(members.table(members.members(_connection(control, ca))))
+    print(members.table(members.members(control_connection(control, ca))))
 
 
 def app_hash(

@@ -1,20 +1,26 @@
 """The commands for what people look at: is this machine set up well, and how does the federation do."""
 
 import sys
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import typer
 
-from app.cli.options import add_options, echo
+from app.cli.identity import control_connection
+from app.cli.options import add_command, add_options, echo
 from app.environment import Setting, declared, read
 from app.fleet.deployment import (
     DoctorSettings,
     PrepareSettings,
+    StatusSettings,
     SuperLinkSettings,
     SuperNodeSettings,
     UpSettings,
     dotenv,
 )
+
+WATCH_S = 2.0
 
 # The settings that doctor takes on the command line, from the classes that declare them. All of them it reads from the
 # environment, as the processes do.
@@ -71,8 +77,58 @@ def _options() -> dict[str, Setting]:
     return declared(DoctorSettings) | taken
 
 
+def status(settings: StatusSettings) -> None:
+    """Show the clients by name: online, last seen, partition, device, last round, seconds a round, failures.
+
+    Run it where `bouquet members` runs: on the SuperLink's host or in its container. What clients did is that of the latest
+    run in the results folder.
+    """
+    from app.fleet.identity.members import members
+    from app.watch import status as seen
+
+    connection = control_connection(settings.control_address, settings.ca)
+
+    def look() -> str:
+        run = seen.latest_run(settings.results)
+        listed = seen.rows(members(connection), run)
+        return (
+            seen.as_json(listed, run)
+            if settings.as_json
+            else f"{seen.headline(run)}\n{seen.as_table(listed)}"
+        )
+
+    if not settings.watch:
+        echo(look())
+    elif sys.stdout.isatty() and not settings.as_json:
+        _repaint(look)
+    else:
+        _print_changes(look)
+
+
+def _repaint(look: Callable[[], str]) -> NoReturn:
+    """Show it in place, on a terminal, until Ctrl-C."""
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(Text(look()), auto_refresh=False) as live:
+        while True:
+            time.sleep(WATCH_S)
+            live.update(Text(look()), refresh=True)
+
+
+def _print_changes(look: Callable[[], str]) -> NoReturn:
+    """Print it whenever it has changed, until Ctrl-C."""
+    shown = ""
+    while True:
+        if (text := look()) != shown:
+            echo(text)
+            shown = text
+        time.sleep(WATCH_S)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these commands to ``bouquet``."""
+    add_command(app, status, StatusSettings, example="bouquet status --watch --ca server/ca.crt")
     add_options(
         app,
         doctor,

@@ -280,6 +280,17 @@ class DoctorSettings:
 
 
 @dataclass(frozen=True)
+class StatusSettings:
+    """Which federation `bouquet status` shows."""
+
+    results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
+    control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
+    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
+    watch: bool = setting("", "Go on showing it, until Ctrl-C.", False)
+    as_json: bool = setting("", "Print JSON, with a schema_version.", False, options=("--json",))
+
+
+@dataclass(frozen=True)
 class LocalSettings(RunRequest, DataSettings):
     """A federation that one command starts on this machine and takes down again."""
 
@@ -399,6 +410,7 @@ KINDS = (
     ProcessKind("drain", DrainSettings, True),
     ProcessKind("doctor", DoctorSettings, True),
     ProcessKind("image", ImageSettings, True, True),
+    ProcessKind("status", StatusSettings, True),
     ProcessKind("superlink", SuperLinkSettings, True),
     ProcessKind("supernode", SuperNodeSettings, True),
     ProcessKind("app", AppEnvironment),

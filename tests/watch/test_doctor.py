@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from PIL import Image
 
 from app.fleet.fleet_api import about
 from app.fleet.host.ports import free_port
-from app.fleet.identity import certificates, keys, members
+from app.fleet.identity import certificates, keys
 from app.learning.data.prepare import Request, prepare
 from app.watch.doctor.examine import examine
 from app.watch.doctor.rule import CLIENT, GOOD, SERVER, SKIPPED, UNREACHABLE, WRONG, Finding
@@ -63,7 +63,6 @@ class Place:
     store: Path
     programs: Path
     expired: Federation
-    variables: dict[str, str] = field(default_factory=dict)
 
     def client(self, **changed: str) -> dict[str, str]:
         """The environment of the client, with what is broken in it."""
@@ -90,27 +89,21 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, small_store: Path) -> Iterator[Place]:
-    """Two SuperLinks for all tests of this module: a good one, and one whose certificate has expired."""
-    folder = tmp_path_factory.mktemp("doctor")
-    certificates.init_ca(folder / "pki")
-    old = folder / "old"
-    certificates.issue_server(folder / "pki", out=old, now=datetime.now(UTC) - timedelta(days=400))
-    certificates.issue_server(folder / "pki")
+def place(
+    federation: Federation, tmp_path_factory: pytest.TempPathFactory, small_store: Path
+) -> Iterator[Place]:
+    """Two SuperLinks for all tests of this module: the good one, and one whose certificate has expired."""
+    folder, pki = tmp_path_factory.mktemp("doctor"), federation.certificates
+    now = datetime.now(UTC)
+    certificates.issue_server(pki, out=folder / "old", now=now - timedelta(days=400))
     programs = write_program(
         folder / "programs", "docker", DOCKER.format(runtimes='{"runc": {}}', compose="2.26.1")
     )
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as down:
-        patch.setenv("BOUQUET_DATA", str(small_store))
-        federation = Federation(folder / "federation", folder / "pki")
-        down.callback(federation.stop)
-        expired = Federation(folder / "expired", old)
-        down.callback(expired.stop)
-        federation.ready()
-        pair = keys.make_node_key(folder / "node.key")
-        members.enroll("hospital-a", pair.public_path, federation.connection)
-        expired.ready()
-        yield Place(federation, folder, small_store, programs, expired)
+    expired = Federation(folder, folder / "old")
+    try:
+        yield Place(federation, federation.folder, small_store, programs, expired.ready())
+    finally:
+        expired.stop()
 
 
 def looked_at(role: str, environment: Mapping[str, str], **given: str) -> dict[str, Finding]:
