@@ -140,6 +140,12 @@ class ClientSettings:
     app_reads: tuple[str, ...] = setting(
         "BOUQUET_APP_READS", "More folders that apps may read, separated by spaces.", (), WORDS
     )
+    warm_memory: int | None = setting(
+        "BOUQUET_WARM_MEMORY",
+        "MiB that each client's loaded apps may hold; empty: its share of a quarter of the free memory.",
+        None,
+        whole(),
+    )
     lost_after: int = setting("BOUQUET_LOST_AFTER", LOST_MEANING, 15, whole(10, 3600))
     device: Device = setting("BOUQUET_DEVICE", "Where a client trains.", Device(), DEVICE)
     visible_gpus: str | None = setting(

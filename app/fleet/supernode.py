@@ -12,7 +12,7 @@ from app.environment import DATA_VARIABLE, Device, set_variables, with_variables
 from app.errors import UserError
 from app.fleet import flower, logs
 from app.fleet.deployment import ARTEFACTS_VARIABLE, DATASET_VARIABLE, SuperNodeSettings
-from app.fleet.host import cores, partition_ids, ports
+from app.fleet.host import cores, memory, partition_ids, ports
 from app.fleet.host.gpus import choose_gpu
 from app.fleet.identity import hand_out, keys
 from app.fleet.identity.client_certificates import client_certificate
@@ -24,6 +24,8 @@ from app.fleet.site import allowed_apps
 if TYPE_CHECKING:
     from app.fleet.warm.confinement import Reach
     from app.fleet.warm.executor import WarmExecutor
+
+WARM_SHARE = 4  # a quarter of the free memory is for loaded apps
 
 
 def node_config(settings: SuperNodeSettings) -> dict[str, Any]:
@@ -224,11 +226,19 @@ def _begin_executor(
             allowed_apps=settings.allowed_apps,
             site_require=settings.site_require,
             reach=_reach(settings),
+            memory=_warm_memory(settings),
         ),
         given=parent,
     )
     executor.begin(fork=True)
     context.executor = executor
+
+
+def _warm_memory(settings: SuperNodeSettings) -> int:
+    """Bytes that the apps of this client may hold while they are loaded."""
+    if settings.warm_memory is not None:
+        return settings.warm_memory << 20
+    return memory.available_memory().free // WARM_SHARE // settings.sharing
 
 
 def _wait_for_executor(selection: Selection, context: SuperNodeContext) -> None:

@@ -31,6 +31,7 @@ from app.rounds.state.strategy import keep_strategy, strategy_state
 from app.settings import RunSettings
 
 Evaluate = Callable[[ArrayRecord], tuple[float, float]]
+CLOCKS_DIFFER_S = 600.0
 PARTITIONS_WITHIN_S = 60.0
 
 
@@ -222,6 +223,8 @@ class Rounds:
         exchange = Exchange(
             self.grid,
             self.settings.update_dtype,
+            # Until then a reply is of use. A client's clock may be wrong by so much, and its reply must not be too old.
+            ttl=self.settings.round_deadline * (1 + self.settings.round_retries) + CLOCKS_DIFFER_S,
             lost=lambda node: self.emit(events.ClientLost(server_round, phase, self._client(node))),
             returned=lambda node: self.emit(events.ClientReturned(server_round, phase, self._client(node))),
             stale=self._stale,

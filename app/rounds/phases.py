@@ -97,6 +97,7 @@ class Exchange:
     Attributes:
         grid: Flower's grid.
         dtype: how the model travels, ``float32`` or ``float16``.
+        ttl: seconds after which a client gives a message up; None for Flower's twelve hours.
         lost: called when a node that has not replied goes offline.
         returned: called when it is back; its message is sent again, once.
         stale: messages of earlier phases without a reply, by message id. Their replies are counted and dropped.
@@ -110,6 +111,7 @@ class Exchange:
 
     grid: Grid
     dtype: str = "float32"
+    ttl: float | None = None
     lost: Callable[[int], None] = lambda _: None
     returned: Callable[[int], None] = lambda _: None
     stale: dict[str, int] = field(default_factory=dict)
@@ -130,6 +132,8 @@ class Exchange:
         now = time.monotonic()
         for message in outgoing:
             node = message.metadata.dst_node_id
+            if self.ttl is not None:
+                message.metadata.ttl = self.ttl
             self._sent[node] = message, now
             self.bytes_down[node] = self.bytes_down.get(node, 0) + size_of(message)
         for message_id, message in zip(push(self.grid, outgoing) if outgoing else [], outgoing, strict=True):

@@ -9,9 +9,21 @@ import psutil
 import pytest
 from faulty_federation import Federation
 from federation_processes import ROOT, Fleet
+from tiny_apps import SERVER, make_app
 
 BROKEN = ROOT / "tests" / "federation" / "apps" / "broken"
 WAYS: tuple[dict[str, str], ...] = ({}, {"BOUQUET_WORKER": "persistent"}, {"BOUQUET_PATCHES": "-warm"})
+HANGS_ONCE = """
+    import time
+
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        if message.content["config"]["number"] == 0:
+            time.sleep(3600)
+        return Message(RecordDict(), reply_to=message)
+"""
 pytestmark = pytest.mark.federation
 
 
@@ -51,3 +63,18 @@ def test_clients_that_hang_are_free_for_the_next_run(ways: Fleet) -> None:
     assert status == 0, log + ways.log("supernode-0")[-3000:]
     assert f"round 0: {len(WAYS)} replies" in log
     assert not [each for each in hanging if each.is_running()]
+
+
+@pytest.mark.parametrize("ways", ["plaintext"], indirect=True)
+def test_a_client_that_hangs_is_free_for_the_next_message_when_its_message_is_too_old(
+    ways: Fleet, tmp_path: Path
+) -> None:
+    """Its process goes on beating, so that only the message's time to live can end it."""
+    server = SERVER.replace('"train")', '"train", ttl=3600 if number else 12)').replace(
+        "range(", "range(1 + "
+    )
+    app = make_app(tmp_path / "apps", "hanging", HANGS_ONCE, server, timeout=60)
+    status, log = ways.train_to_the_end("", app, 150)
+    assert status == 3 and "round 0: 0 replies" in log, log + ways.log("supernode-0")[-3000:]
+    assert f"round 1: {len(WAYS)} replies" in log, log
+    assert "took longer than its message's time to live of 12 s" in log

@@ -130,9 +130,9 @@ class Fleet:
             "--health-port", "0", **{"PARTITION_ID": str(number), **environment},
         )  # fmt: skip
 
-    def train(self, config: str, project: Path = ROOT) -> subprocess.Popen[bytes]:
+    def train(self, config: str, project: Path = ROOT, name: str = "train") -> subprocess.Popen[bytes]:
         return self.start(
-            "train", "train", "--control-address", f"127.0.0.1:{self.control_port}",
+            name, "train", "--control-address", f"127.0.0.1:{self.control_port}",
             "--app", str(project), "--config", config,
         )  # fmt: skip
 

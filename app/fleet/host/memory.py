@@ -1,8 +1,11 @@
-"""Memory that processes started now may take: of the machine, and within the cgroup that this process is in."""
+"""Memory that processes started now may take, of the machine and within this process's cgroup, and what one holds for itself."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")  # cgroups(7): hierarchy:controllers:path
@@ -18,8 +21,6 @@ class Memory(NamedTuple):
 
 def available_memory() -> Memory:
     """What is left of the smallest limit. Pages of files, which the kernel can read again, count as free."""
-    import psutil
-
     machine = Memory(psutil.virtual_memory().available, "machine")
     return min([machine, *(found for folder in _folders() if (found := _left_in(folder)) is not None)])
 
@@ -59,3 +60,31 @@ def _left_in(folder: Path) -> Memory | None:
         files = sum(int(fields.get(f"{prefix}{name}", 0)) for name in ("inactive_file", "active_file"))
         return Memory(int(limit) - used + files, str(folder))
     return None
+
+
+def private_bytes(pid: int) -> int:
+    """What would be free if this process and its descendants ended; 0 where they are gone.
+
+    Only root may look at the pages of a process that forbids inspection. For others it is what the process has more than
+    its parent, which it was forked from.
+    """
+    try:
+        process = psutil.Process(pid)
+        return sum(_private(each) for each in (process, *process.children(recursive=True)))
+    except psutil.Error:
+        return 0
+
+
+def _private(process: psutil.Process) -> int:
+    with suppress(psutil.NoSuchProcess):
+        try:
+            return int(process.memory_full_info().uss)
+        except psutil.AccessDenied:
+            parent = process.parent()
+            return max(0, _anonymous(process) - (_anonymous(parent) if parent else 0))
+    return 0
+
+
+def _anonymous(process: psutil.Process) -> int:
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from logging import WARNING
+from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from flwr.supernode.nodestate import NodeState
 from flwr.supernode.servicer.runtime import runtime_handlers
 
 from app.environment import with_variables
+from app.fleet.host.memory import private_bytes
 from app.fleet.site.allowed_apps import THE_OWN, AllowedApps
 from app.fleet.site.requirements import NO_REQUIREMENTS, Requirements
 from app.fleet.warm import parent
@@ -55,6 +56,7 @@ class WarmSettings:
         allowed_apps: app hashes that this client accepts, or any.
         site_require: what a run's settings must keep to.
         reach: what an app may reach; None for all that this user may.
+        memory: bytes that loaded apps may hold together. The one at work is always kept.
     """
 
     node_config: dict[str, Any]
@@ -65,6 +67,7 @@ class WarmSettings:
     allowed_apps: AllowedApps = THE_OWN
     site_require: Requirements = NO_REQUIREMENTS
     reach: Reach | None = NOTHING_MORE
+    memory: int = 0
 
 
 class _Fork:
@@ -88,17 +91,21 @@ class WarmExecutor:
         settings: how messages are run.
         given: control socket of a warm parent that this SuperNode shares with others of its host; without one,
             or when that one has ended, it starts its own.
-        is_over: whether the run of the message at hand is known to have ended.
+        why_over: why the message at hand is given up: its run has ended, or its time. Empty where it is not.
+        has_ended: whether a run, by its id, is known to have ended.
     """
 
     settings: WarmSettings
     given: socket.socket | None = None
-    is_over: Callable[[], bool] = lambda: False
+    why_over: Callable[[], str] = lambda: ""
+    has_ended: Callable[[int], bool] = lambda _: True
     _process: subprocess.Popen[bytes] | _Fork | None = None
     _parent: Peer | None = None
-    _apps: dict[str, Peer] = field(default_factory=dict)
+    _apps: dict[str, Peer] = field(
+        default_factory=dict
+    )  # by hash; the one that was used last is the last one
     _never_warm: set[str] = field(default_factory=set)  # hashes of apps that each message loads for itself
-    _worker: tuple[tuple[str, int], Peer] | None = None
+    _workers: dict[tuple[str, int], Peer] = field(default_factory=dict)  # by app and run
     _started_any: bool = False
 
     # -- the warm parent ------------------------------------------------------------------------
@@ -170,19 +177,43 @@ class WarmExecutor:
 
     def drop_apps(self) -> None:
         """End the processes that have an app loaded."""
-        for _, peer in [*self._apps.items(), *([self._worker] if self._worker else [])]:
-            peer.control.close()
-        self._apps, self._worker = {}, None
+        for fab_hash in list(self._apps):
+            self._forget(fab_hash)
         if self._started_any:
             self.end_leftovers()
 
+    def drop_app(self, fab_hash: str) -> None:
+        """End the process that has this app loaded, and its workers; other apps stay."""
+        self._forget(fab_hash)
+        self.end_leftovers()
+
+    def _forget(self, fab_hash: str) -> None:
+        for key in [key for key in self._workers if key[0] == fab_hash]:
+            self._workers.pop(key).control.close()
+        if (peer := self._apps.pop(fab_hash, None)) is not None:
+            peer.control.close()
+
     def end_leftovers(self) -> None:
         """End what apps have left behind, and nothing that is needed for the next message."""
-        worker = [self._worker[1].pid] if self._worker else []
-        keep = [*(peer.pid for peer in self._apps.values()), *worker]
+        workers = [peer.pid for peer in self._workers.values()]
+        keep = [*(peer.pid for peer in self._apps.values()), *workers]
         if self._parent is not None:
             with suppress(OSError, ValueError):
-                self._parent.ask({"op": "end", "keep": keep, "spared": worker})
+                self._parent.ask({"op": "end", "keep": keep, "spared": workers})
+
+    def _make_room(self) -> None:
+        """End the apps that were used least recently, until the others hold no more than ``settings.memory``.
+
+        A SuperNode works on one message at a time, and its app was used last: no app at work is ended.
+        """
+        held = {fab_hash: private_bytes(peer.pid) for fab_hash, peer in self._apps.items()}
+        total = sum(held.values())
+        for fab_hash in list(self._apps)[:-1]:
+            if total <= self.settings.memory:
+                return
+            log(INFO, "An app that was not used lately is unloaded: the loaded ones hold %s MB", total >> 20)
+            total -= held[fab_hash]
+            self.drop_app(fab_hash)
 
     def _generic(self) -> Peer:
         if self._parent is None or self._parent.has_ended():
@@ -192,18 +223,19 @@ class WarmExecutor:
         return self._parent
 
     def app_parent(self, run: Run, fab: Fab, run_config: dict[str, Any]) -> Peer:
-        """The process that has this app loaded; another app gets a fresh one, which may take its time.
+        """The process that has this app loaded; an app that is not loaded yet gets one, which may take its time.
 
         Raises OSError, ValueError or WarmStartError when there can be none.
         """
-        if (peer := self._apps.get(fab.hash_str)) is not None:
+        if (peer := self._apps.pop(fab.hash_str, None)) is not None:
+            self._apps[fab.hash_str] = peer
             if not peer.has_ended():
                 return peer
             log(WARNING, "The app's warm process has ended; starting a new one")
+            self._forget(fab.hash_str)
         generic = self._generic()
         if fab.hash_str in self._never_warm:
             return generic
-        self.drop_apps()
         ours, theirs = control_pair()
         bundle = os.memfd_create("fab")
         try:
@@ -238,6 +270,7 @@ class WarmExecutor:
             self.end_leftovers()
             return generic
         self._apps[fab.hash_str] = peer
+        self._make_room()
         return peer
 
     def _hear_loaded(self, peer: Peer) -> dict[str, Any]:
@@ -247,23 +280,24 @@ class WarmExecutor:
             try:
                 return peer.hear(LOOK_S)
             except TimeoutError:
-                if self.is_over() or time.monotonic() > deadline:
+                if self.why_over() or time.monotonic() > deadline:
                     raise
 
     def _worker_for(self, run: Run, peer: Peer) -> Peer:
+        """The long-lived worker of a run. Those of runs that have ended make room: a CUDA context takes a GPU's memory."""
         key = (run.fab_hash, run.run_id)
-        if self._worker and self._worker[0] == key and not self._worker[1].has_ended():
-            return self._worker[1]
-        if self._worker:
-            _, ended = self._worker
-            self._worker = None
+        if (worker := self._workers.get(key)) is not None and not worker.has_ended():
+            return worker
+        for old in [old for old in self._workers if old == key or self.has_ended(old[1])]:
+            ended = self._workers.pop(old)
             ended.control.close()
-            peer.ask({"op": "wait", "pid": ended.pid})
-            self.end_leftovers()
+            if (parent := self._apps.get(old[0])) is not None:
+                _wait(parent, ended.pid)
+        self.end_leftovers()
         ours, theirs = control_pair()
         with theirs:
             worker = Peer(ours, peer.start({"op": "worker"}, theirs.fileno()))
-        self._worker = (key, worker)
+        self._workers[key] = worker
         return worker
 
     # -- messages -------------------------------------------------------------------------------
@@ -294,14 +328,25 @@ class WarmExecutor:
         self.end_leftovers()
         if parent is None:
             if expired:
-                self.drop_apps()
+                self._drop_parent_of(pid)
             return f"the worker process {pid} ended before it replied"
         if status is None and (status := _wait(parent, pid)) is None:
-            self.drop_apps()
+            self._drop_peer(parent)
             return "the warm parent ended while the message was being processed"
         if status == -signal.SIGKILL:
             return "the ClientApp's process was killed before it replied: this client is out of memory, or somebody did it"
         return f"the ClientApp's process ended with status {status} before it replied"
+
+    def _drop_parent_of(self, worker: int) -> None:
+        for fab_hash, _ in [key for key, peer in self._workers.items() if peer.pid == worker]:
+            self.drop_app(fab_hash)
+
+    def _drop_peer(self, peer: Peer) -> None:
+        """End a process that does not answer as it should: an app's, or the warm parent with all apps."""
+        if hashes := [fab_hash for fab_hash, each in self._apps.items() if each is peer]:
+            self.drop_app(hashes[0])
+        else:
+            self.drop_apps()
 
     def execute_pending(self, state: NodeState) -> None:
         """Run every task that waits in ``state``; afterwards each message has its reply there."""

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 HEADER = struct.Struct("!BI")  # method name length or failure, payload length
 LONGEST_EXIT_S = 5.0  # for a child that has been answered for the last time
-RUN_OVER = "its run has ended"
 
 # The calls that Flower's run_clientapp makes: name, request type, handler(request, state, task).
 _CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
@@ -103,25 +102,25 @@ class Task:
             try:
                 with theirs:
                     warm = executor.app_parent(run, fab, dict(context.run_config) if context else {})
-                    if executor.is_over():
-                        return RUN_OVER
+                    if over := executor.why_over():
+                        return over
                     self._claim()
                     pid, parent = executor.start_message(warm, run, fab, self.token, theirs)
             except (OSError, ValueError, WarmStartError) as error:
-                executor.drop_apps()
+                executor.drop_app(fab.hash_str)
                 return f"no process could be started for the message: {error}"
             expired = not self._answer_calls(ours)
         reason = executor.end_message(pid, parent, expired=expired)
-        return RUN_OVER if executor.is_over() else reason
+        return executor.why_over() or reason
 
     def _claim(self) -> None:
         self.token = self.token or self.state.claim_task(self.task.task_id) or ""
 
     def _answer_calls(self, connection: socket.socket) -> bool:
-        """Answer the child's calls until it hangs up; False when its heartbeat or its run has ended, or it does not end."""
+        """Answer the child's calls until it hangs up; False when its heartbeat, its run or its time has ended, or it does not end."""
         connection.settimeout(5.0)
         while self.over_since is None or time.monotonic() - self.over_since < LONGEST_EXIT_S:
-            if self.executor.is_over():
+            if self.executor.why_over():
                 return False
             try:
                 header = _read(connection, HEADER.size)

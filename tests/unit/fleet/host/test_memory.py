@@ -1,11 +1,17 @@
-"""Memory that is left, of the machine and within cgroups of both versions."""
+"""Memory that is left, of the machine and within cgroups of both versions, and what a process holds of it for itself."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.fleet.host import memory
 from app.fleet.host.memory import available_memory
+
+MB = 1 << 20
 
 
 @pytest.fixture
@@ -45,3 +51,28 @@ def test_without_a_limit_the_machine_counts(cgroups: Path) -> None:
         memory__limit_in_bytes=str(2**63 - 4096), memory__usage_in_bytes="1", memory__stat="",
     )  # fmt: skip
     assert available_memory().bound == "machine" and available_memory().free > 1 << 20
+
+
+@pytest.mark.parametrize("may_look", [True, False])
+def test_what_a_fork_shares_is_not_its_own(may_look: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where this user may not look at its pages: SuperNodes forbid that, and are not root's."""
+    if not may_look:
+
+        def refused(_: psutil.Process) -> None:
+            raise psutil.AccessDenied
+
+        monkeypatch.setattr(psutil.Process, "memory_full_info", refused)
+    shared = os.urandom(200 * MB)
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        own = os.urandom(50 * MB)
+        os.write(write, b"1")
+        time.sleep(60)
+        os._exit(len(own))
+    os.read(read, 1)
+    try:
+        assert 40 * MB < memory.private_bytes(pid) < 90 * MB
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert memory.private_bytes(pid) == 0 and shared

@@ -40,8 +40,8 @@ def test_a_message_waits_for_its_turn_and_its_app_before_its_token_is_claimed(
     )
     executor = SimpleNamespace(
         settings=WarmSettings({}, slots=1, slots_folder=tmp_path, allowed_apps=parse_allowed("any")),
-        app_parent=noted("app"), start_message=start, drop_apps=noted("drop"),
-        is_over=lambda: False,
+        app_parent=noted("app"), start_message=start, drop_app=noted("drop"),
+        why_over=lambda: "",
     )  # fmt: skip
     monkeypatch.setattr(warm_task, "training_slot", slot)
     Task(cast(Any, executor), cast(Any, state), SimpleNamespace(run_id=1, task_id=2)).execute()
