@@ -81,9 +81,28 @@ def _control(text: str) -> str:
         raise ValueError(f"{error}, or unix:/FILE") from None
 
 
+def _replies(text: str) -> int | float:
+    if is_whole(text) and int(text):
+        return int(text)
+    try:
+        if "." in text and 0 < (share := float(_number(text))) <= 1:
+            return share
+    except ValueError:
+        pass
+    raise ValueError("a number of clients, or a fraction of them such as 0.5")
+
+
+def _seconds(text: str) -> float:
+    if (seconds := _number(text)) > 0:
+        return seconds
+    raise ValueError("a number of seconds above 0")
+
+
 TEXT = Form("TEXT", str)
 PATH = Form("PATH", Path)
 NUMBER = Form("NUMBER", _number)
+REPLIES = Form("NUMBER|FRACTION", _replies)
+SECONDS = Form("SECONDS", _seconds)
 PORT = whole(0, 65535)
 ADDRESS = Form("HOST:PORT", _address)
 CONTROL = Form("HOST:PORT|unix:/FILE", _control)

@@ -21,7 +21,9 @@ from app.environment import (
     PATCHES_MEANING,
     PATH,
     PORT,
+    REPLIES,
     RESULTS_VARIABLE,
+    SECONDS,
     UNIX,
     WORDS,
     AppEnvironment,
@@ -83,7 +85,30 @@ def dotenv() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class SuperLinkSettings:
+class RunRules:
+    """When a phase of an app that is not Bouquet's goes on; Bouquet's own has run settings of these names."""
+
+    min_replies: int | float | None = setting(
+        "BOUQUET_MIN_REPLIES",
+        "Of another app: clients that a phase needs, a number or a fraction; empty: it waits for all.",
+        None,
+        REPLIES,
+        (),
+    )
+    grace: float = setting(
+        "BOUQUET_GRACE",
+        "Of another app: seconds that a phase waits for the rest when it has those.",
+        600,
+        SECONDS,
+        (),
+    )
+    round_deadline: float = setting(
+        "BOUQUET_ROUND_DEADLINE", "Of another app: seconds after which a phase goes on.", 3600, SECONDS, ()
+    )
+
+
+@dataclass(frozen=True)
+class SuperLinkSettings(RunRules):
     """How the SuperLink is run. The Control API always listens on loopback."""
 
     fleet_address: str = setting("", "Where SuperNodes dial in.", "0.0.0.0:9092", ADDRESS)
@@ -319,7 +344,7 @@ class SimulateSettings(LocalSettings):
 
 
 @dataclass(frozen=True)
-class UpSettings(ClientSettings, LocalSettings):
+class UpSettings(ClientSettings, LocalSettings, RunRules):
     """A federation of plain processes."""
 
 

@@ -5,6 +5,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+# A message lives for so much longer than anybody waits for its reply. A reply that is older than its message may be is
+# refused, and the client's clock says how old it is.
+CLOCKS_DIFFER_S = 600.0
+
 
 class Verdict(Enum):
     """What a phase does next."""

@@ -20,7 +20,7 @@ from app.errors import RunStopped
 from app.packing.arrays import NDArray, from_record, to_record
 from app.packing.transport import forget, traffic
 from app.rounds import events
-from app.rounds.enough import Rule, needed, quorum
+from app.rounds.enough import CLOCKS_DIFFER_S, Rule, needed, quorum
 from app.rounds.goal import Goal
 from app.rounds.partitions import Partitions
 from app.rounds.phases import Exchange, OrderedGrid, wait_for_nodes
@@ -31,7 +31,6 @@ from app.rounds.state.strategy import keep_strategy, strategy_state
 from app.settings import RunSettings
 
 Evaluate = Callable[[ArrayRecord], tuple[float, float]]
-CLOCKS_DIFFER_S = 600.0
 PARTITIONS_WITHIN_S = 60.0
 
 
@@ -223,7 +222,7 @@ class Rounds:
         exchange = Exchange(
             self.grid,
             self.settings.update_dtype,
-            # Until then a reply is of use. A client's clock may be wrong by so much, and its reply must not be too old.
+            # Until then a reply is of use.
             ttl=self.settings.round_deadline * (1 + self.settings.round_retries) + CLOCKS_DIFFER_S,
             lost=lambda node: self.emit(events.ClientLost(server_round, phase, self._client(node))),
             returned=lambda node: self.emit(events.ClientReturned(server_round, phase, self._client(node))),

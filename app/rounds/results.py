@@ -62,6 +62,9 @@ class Summary:
     settings: dict[str, Any] = field(default_factory=dict)
     evaluation: list[dict[str, Any]] = field(default_factory=list)
     privacy: dict[str, Any] | None = None
+    metrics: dict[str, dict[str, dict[str, Any]]] = field(
+        default_factory=dict
+    )  # of another app: by phase, round, name
 
 
 def model_bytes(arrays: ArrayRecord) -> bytes:
@@ -235,7 +238,9 @@ class SummaryFile:
         summary.bytes_per_client_and_round = {"down": round(down / share), "up": round(up / share)}
 
     def _write(self) -> None:
-        text = json.dumps(finite(asdict(self.summary)), indent=2, allow_nan=False) + "\n"
+        told = asdict(self.summary)
+        del told["metrics"]
+        text = json.dumps(finite(told), indent=2, allow_nan=False) + "\n"
         write_atomically(self._file, text.encode())
 
 

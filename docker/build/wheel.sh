@@ -18,6 +18,6 @@ build)
 install)
     /opt/uv/bin/uv pip install --quiet --no-cache --offline --python /opt/bouquet --no-deps /dist/*.whl
     cd "$(/opt/bouquet/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-    /opt/bouquet/bin/python -m compileall -q app
+    /opt/bouquet/bin/python -m compileall -q app bouquet
     ;;
 esac

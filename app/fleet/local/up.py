@@ -9,11 +9,11 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from app.environment import with_variables
+from app.environment import declared, with_variables
 from app.errors import UserError
 from app.fleet import flower
 from app.fleet.control import ConnectionLost
-from app.fleet.deployment import PACKAGE, ClientSettings, SuperNodeSettings, UpSettings
+from app.fleet.deployment import PACKAGE, ClientSettings, RunRules, SuperNodeSettings, UpSettings
 from app.fleet.host import cores, ports
 from app.fleet.host.gpus import choose_gpu, visible_gpus
 from app.fleet.host.processes import Processes, Running
@@ -146,11 +146,17 @@ def _start_superlink(settings: UpSettings, data: Data, processes: Processes, hom
             "BOUQUET_DEVICE": str(settings.device),
             "BOUQUET_RESULTS": str(settings.results.resolve()),
             "BOUQUET_MODE": settings.mode or "local",
+            **{name: str(value) for name, value in rules(settings).items() if value is not None},
             "BOUQUET_PATCHES": settings.patches,
             "FLWR_HOME": str(home / "superlink"),
             "PYTHONPATH": flower.python_path(PACKAGE),
         },
     )
+
+
+def rules(settings: UpSettings) -> dict[str, Any]:
+    """When a phase of another app goes on, by the names of the variables."""
+    return {of.variable: getattr(settings, name) for name, of in declared(RunRules).items()}
 
 
 def _variables(settings: UpSettings, data: Data, home: Path, gpus: list[str]) -> dict[str, str]:

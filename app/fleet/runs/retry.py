@@ -1,10 +1,10 @@
-"""A run whose server died is submitted again, and goes on from its checkpoint.
+"""A run whose server died is submitted again. An app with checkpoints goes on, any other begins anew.
 
 What ends by its own doing is not tried again: an app that failed, a run that was stopped, wrong input. What was killed
 is: the ServerApp, or the SuperLink with it. The same submission never runs twice. While a run of the same app with the
 same settings is under way on the SuperLink, it is followed instead: the first try may have reached the SuperLink though
-its answer was lost, and ``bouquet train`` itself may have been killed and started again. All attempts bear one random text,
-by which the app finds the run that an earlier attempt has begun, or ended, in the results.
+its answer was lost, and ``bouquet train`` itself may have been killed and started again. All attempts of Bouquet's own app
+bear one random text, by which it finds the run that an earlier attempt has begun, or ended, in the results.
 """
 
 import re
@@ -22,6 +22,7 @@ MOST_ATTEMPTS = 5  # in a row in which no round was finished
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 DRAINED_PAUSE_S = 20.0  # a server that is being drained is asked again
 BACK_WITHIN_S = 1800.0  # a SuperLink that has gone
+# What is said of a round that is kept. Of an app without checkpoints no line begins so.
 _ROUND = re.compile(r"^round \d+/\d+ ")
 
 
@@ -30,16 +31,18 @@ class _Attempts:
     """Counts the attempts in which nothing was done.
 
     Attributes:
+        has_checkpoints: whether the app is known to keep them.
         failed: how many in a row.
     """
 
     echo: Callable[[str], None]
+    has_checkpoints: bool
     failed: int = 0
 
     def heard(self, line: str) -> None:
         """Pass a line of the run on; one that tells of a finished round begins the count anew."""
         if _ROUND.match(line):
-            self.failed = 0
+            self.failed, self.has_checkpoints = 0, True
         self.echo(line)
 
     def pause(self, reason: str) -> None:
@@ -48,10 +51,15 @@ class _Attempts:
         if self.failed >= MOST_ATTEMPTS:
             raise UserError(
                 f"the run was cut off {self.failed} times before it finished a round: {reason}; "
-                "look at the SuperLink's log, then start it again: it goes on from its checkpoint"
+                "look at the SuperLink's log, then start it again: it goes on from its checkpoint, where it has one"
             )
         pause_s = min(SHORTEST_PAUSE_S * 2 ** (self.failed - 1), LONGEST_PAUSE_S)
-        self.echo(f"the run was cut off: {reason}; it goes on from its checkpoint in {pause_s:g} s")
+        how = (
+            "it goes on from its checkpoint"
+            if self.has_checkpoints
+            else "it begins anew, for it keeps no checkpoint,"
+        )
+        self.echo(f"the run was cut off: {reason}; {how} in {pause_s:g} s")
         time.sleep(pause_s)
 
 
@@ -62,7 +70,7 @@ def submit_until_ended(
     *,
     back_within_s: float = BACK_WITHIN_S,
 ) -> Outcome:
-    """As :func:`submit.submit`, and again where the server died and the app goes on from a checkpoint.
+    """As :func:`submit.submit`, and again where the server died.
 
     Args:
         submission: what to run.
@@ -73,7 +81,7 @@ def submit_until_ended(
     Raises:
         UserError: the SuperLink did not come back, or the run was cut off again and again.
     """
-    attempts = _Attempts(echo)
+    attempts = _Attempts(echo, submission.resumes)
     if submission.resumes:
         token = {submit.SUBMISSION: secrets.token_hex(8)}
         submission = replace(submission, run_config={**submission.run_config, **token})
@@ -81,14 +89,12 @@ def submit_until_ended(
         try:
             outcome = submit.submit(submission, attempts.heard, begun)
         except ConnectionLost as error:
-            if not submission.resumes:
-                raise
             attempts.pause(str(error))
             submit.wait_for_control_api(submission.control_address, back_within_s)
             continue
         if outcome.status == DRAINED:
             time.sleep(DRAINED_PAUSE_S)
             continue
-        if not (outcome.cut_off and submission.resumes):
+        if not outcome.cut_off:
             return outcome
         attempts.pause("the ServerApp was killed (out of memory?)")

@@ -29,7 +29,7 @@ CONNECT_TIMEOUT_S = 120.0
 NEW_CLIENTS_S = 60.0
 SUBMISSION = "submission"  # a run-config key of Bouquet's own app
 # Why a run has failed whose ServerApp was killed: in Flower's words, and in those of ``serverapp/superexec.py``.
-CUT_OFF = ("No heartbeat received", "process ended before the app was done")
+CUT_OFF = ("No heartbeat received", "process was killed")
 _NOISE = re.compile(r"Start `flwr-serverapp` process|^Successfully installed \S+ to ")
 
 
@@ -42,7 +42,7 @@ class Submission:
         run_config: run-config keys that differ from the app's defaults.
         control_address: host:port of the Control API.
         ca: the federation's CA certificate; None for plaintext.
-        resumes: whether the app goes on from a checkpoint when it is submitted again.
+        resumes: whether it is Bouquet's own app, which goes on from a checkpoint when it is submitted again.
     """
 
     project: Path
@@ -226,7 +226,7 @@ def submit(
         run = _run(client, run_id)
     finished = run.status.sub_status == "completed"
     cut_off = run.status.sub_status == "failed" and any(reason in run.status.details for reason in CUT_OFF)
-    if not (finished or explained or (cut_off and submission.resumes)):
+    if not (finished or explained or cut_off):
         echo(
             f"error: the run of {run.fab_id} ended as {run.status.status}:{run.status.sub_status} {run.status.details}".rstrip()
         )

@@ -6,7 +6,8 @@ to the SuperLink. It imports nothing of this package, because an app may have on
 * the process ends with its SuperExec;
 * ``send_and_receive`` asks again at once where the SuperLink holds requests, and not after 3 s;
 * a client's error is said when it comes, with the client's name, and the run fails where no client ever replied well;
-* the run has a folder in the results, where the app works (``run_folder.py``).
+* the run has a folder in the results, where the app works (``run_folder.py``);
+* a phase ends by a rule, a message that was lost is sent again, and each phase is told (``following.py``).
 
 Bouquet's own app looks after its clients itself.
 
@@ -19,12 +20,12 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.superlink.cli.flwr_serverapp import flwr_serverapp
 
@@ -57,6 +58,10 @@ files, run_folder = load_file(PACKAGE / "files.py"), load_file(Path(__file__).wi
 
 class NoClientReplied(Exception):
     """The app has ended, and nothing that a client sent was a reply to what it was asked."""
+
+
+class TooFewReplies(Exception):
+    """A phase cannot get the replies that the deployment asks for."""
 
 
 class Tally:
@@ -98,12 +103,24 @@ class Tally:
             self._told.add((client, reason))
             self._echo(f"{client} failed: {reason}")
 
-    def conclude(self, app: str) -> str:
+    def give_up(self, reason: str) -> None:
+        """Raise TooFewReplies, and say why."""
+        self._echo(f"{errors.STATUS_LINE}{errors.FAILED}")
+        self._echo(f"error: {reason}")
+        raise TooFewReplies(reason)
+
+    def conclude(self, app: str, sentence: str = "") -> str:
         """The app of this name has ended; whether as ``completed``, or on a ``subset`` of the clients.
 
         Raises NoClientReplied where clients failed and none replied well.
+
+        Args:
+            app: its name.
+            sentence: who took part.
         """
         if not self._failures:
+            if sentence:
+                self._echo(f"finished: {sentence}")
             return "completed"
         if not self._good:
             clients = ", ".join(sorted(self._failures))
@@ -114,7 +131,7 @@ class Tally:
         total = self._good + self._failures
         for client, failed in sorted(self._failures.items()):
             self._echo(f"{client}: {failed} of {total[client]} replies were errors: {self._reasons[client]}")
-        self._echo("finished on a subset of the clients")
+        self._echo(f"finished on a subset of the clients{': ' if sentence else ''}{sentence}")
         self._echo(f"{errors.STATUS_LINE}{errors.SUBSET}")
         return "subset"
 
@@ -147,9 +164,8 @@ class HttpGrid(http_grid.HttpGrid):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tally = Tally(lambda line: print(line, flush=True))
+        self.following: Any = None  # of an app that is not Bouquet's own
         self._names: dict[int, str] = {}
-        self._sent: dict[str, int] = {}  # node by id of a message that has no reply yet
-        self._awaited = set[str]()  # those that the app has asked for
 
     def close(self) -> None:
         """End the connection, which Flower does when it has reported the end."""
@@ -173,38 +189,81 @@ class HttpGrid(http_grid.HttpGrid):  # type: ignore[misc]
 
     def push_messages(self, messages: Iterable[Any]) -> Iterable[str]:
         """Send messages."""
+        following = self.following
+        if following is None:
+            return list(super().push_messages(messages))
+        if following.too_few:
+            self.tally.give_up(following.too_few)
         self.tally.sent()
         messages = list(messages)
+        following.limit(messages)
         sent = list(super().push_messages(messages))
-        self._sent |= {
-            key: message.metadata.dst_node_id for key, message in zip(sent, messages, strict=False)
-        }
+        following.sent(sent, messages)
         return sent
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Any]:
-        """Fetch the replies that have come."""
-        asked = time.monotonic()
+        """Fetch the replies that have come, and errors in place of those that are not waited for any more."""
+        asked, following = time.monotonic(), self.following
         wanted = set(message_ids)
-        replies = list(super().pull_messages(wanted))
+        replies: list[Any] = list(super().pull_messages(following.present(wanted) if following else wanted))
         pauses.at_once = bool(replies) or time.monotonic() - asked > HELD_S
-        answered = {reply.metadata.reply_to_message_id for reply in replies}
-        self._awaited = (self._awaited | wanted) - answered
-        for message_id in answered:
-            self._sent.pop(message_id, None)
-        for reply in replies if self.is_foreign else ():
-            self._count(reply.metadata.src_node_id, (reply.error.reason or "") if reply.has_error() else None)
+        if following is None:
+            return replies
+        replies, forgotten = following.replies(wanted, replies)
+        for message_id in forgotten:
+            self._runtime_client.ConfirmMessageReceived(
+                http_grid.ConfirmMessageReceivedRequest(
+                    node=self.node, run_id=self.run.run_id, message_object_id=message_id
+                )
+            )
         return replies
+
+    def follow(self, own: Any, folder: Path, settings: Mapping[str, Any]) -> None:
+        """From now on the messages are of an app that is not Bouquet's own; ``own`` are the modules for it."""
+
+        def resend(message: Any) -> str:
+            return next(iter(super(HttpGrid, self).push_messages([message])), None) or ""
+
+        self.following = own.following.follow(
+            folder,
+            resend=resend,
+            online=lambda: {node.node_id for node in super(HttpGrid, self).get_nodes()},
+            name_of=self._name_of,
+            counted=self.tally.replied,
+        )
+        self.following.begin(str(self.run.run_id), os.environ.get("BOUQUET_MODE", ""), settings, {})
 
     def conclude(self) -> str:
         """The app has ended; how, and what it raises, as :meth:`Tally.conclude`."""
-        for message_id in self._awaited & self._sent.keys():
-            self._count(self._sent[message_id], NO_REPLY)
-        return self.tally.conclude(self.run.fab_id)
+        self.following.give_up_rest(NO_REPLY)
+        if self.following.too_few:
+            self.tally.give_up(self.following.too_few)
+        sentence = self.following.participation.sentence() if self.following.has_rounds else ""
+        return self.tally.conclude(self.run.fab_id, sentence)
 
-    def _count(self, node: int, failure: str | None) -> None:
+    def _name_of(self, node: int) -> str:
         if node not in self._names:
             self.get_nodes()
-        self.tally.replied(self._names.get(node, f"node {node}"), failure)
+        return self._names.setdefault(node, f"node {node}")
+
+
+class Own(NamedTuple):
+    """Modules of this package that serve another app."""
+
+    following: Any
+    keeping: Any
+
+
+def own_modules() -> Own:
+    """Import what serves another app, and then forget this package's name, which the app may use for its own.
+
+    ``bouquet`` stays, for apps that import it.
+    """
+    import_module("bouquet")
+    found = Own(import_module("app.fleet.serverapp.following"), import_module("app.fleet.serverapp.keeping"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "app"]:
+        del sys.modules[name]
+    return found
 
 
 pauses = Pauses()
@@ -219,8 +278,11 @@ def run_and_conclude(grid: HttpGrid, **arguments: Any) -> Any:
     context, app = arguments["context"], str(Path(arguments["server_app_dir"]).absolute())
     summary = {"app": grid.run.fab_id, "app_hash": grid.run.fab_hash, "settings": dict(context.run_config)}
     folder = run_folder.RunFolder.of_run(context.run_id, summary, files)
+    own = own_modules()
     with kept():
         folder.enter()
+    own.keeping.PLACE.folder, own.keeping.PLACE.app = folder.path, grid.run.fab_hash
+    grid.follow(own, folder.path, context.run_config)
     status, reason = "interrupted", ""
     try:
         result = run_app(grid=grid, **arguments | {"server_app_dir": app})
@@ -230,7 +292,10 @@ def run_and_conclude(grid: HttpGrid, **arguments: Any) -> Any:
         status, reason = "failed", f"{type(error).__name__}: {error}"
         raise
     finally:
-        folder.summary["failures"] = grid.tally.failures()
+        grid.following.end(status, reason)
+        folder.summary |= grid.following.told() | {"failures": grid.tally.failures()}
+        for strategy in own.keeping.PLACE.kept:
+            folder.summary |= strategy.report()
         with kept():
             folder.end(status, reason)
     return result

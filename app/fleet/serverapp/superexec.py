@@ -28,6 +28,8 @@ with flower.imports():
     from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
     from flwr.supercore.tls import validate_and_resolve_root_certificates
 
+LONGEST_END_S = 5.0
+
 
 class Executor(SubprocessExecutor):
     """Starts ``program.py`` where Flower starts ``flwr-serverapp``."""
@@ -47,25 +49,30 @@ class Executor(SubprocessExecutor):
             arguments.append("--allow-runtime-dependency-installation")
         output = subprocess.DEVNULL if spec.suppress_output else None
         ended, end = os.pipe()
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-P", program.__file__, str(end), *arguments],
             pass_fds=[end], stdout=output, stderr=output,
         )  # fmt: skip
         os.close(end)
-        threading.Thread(target=_watch, args=(ended, spec), daemon=True).start()
+        threading.Thread(target=_watch, args=(ended, process, spec), daemon=True).start()
         return LaunchResult.accepted()
 
 
-def _watch(ended: int, spec: Any) -> None:
+def _watch(ended: int, process: "subprocess.Popen[bytes]", spec: Any) -> None:
     """Report the end of a process that has not done so itself.
 
     Args:
         ended: is readable when the process has reported its end, and closed when it has none to report.
+        process: the process.
         spec: Flower's description of its task.
     """
     with os.fdopen(ended, "rb") as reports:
         if reports.read(1):
             return
+    status = 0
+    with suppress(subprocess.TimeoutExpired):
+        status = process.wait(LONGEST_END_S)
+    how = f"was killed by signal {-status}" if status < 0 else "ended"
     certificates = validate_and_resolve_root_certificates(spec.root_certificates_path, spec.insecure)
     client = RuntimeHttpClient.from_server_address(
         spec.runtime_api_address,
@@ -80,7 +87,7 @@ def _watch(ended: int, spec: Any) -> None:
         client.PushTaskOutput(
             PushTaskOutputRequest(
                 sub_status=SubStatus.FAILED,
-                details="the ServerApp's process ended before the app was done",
+                details=f"the ServerApp's process {how} before the app was done",
             )
         )
     client.close()

@@ -109,6 +109,13 @@ def passed_over(results: Path, experiment: Experiment) -> tuple[Path, list[str]]
     return None
 
 
+def unended(results: Path, experiment: Experiment) -> Iterator[Path]:
+    """The newest whole checkpoint of each run that is the same experiment, has not ended and is held now."""
+    for folder in _newest_first(results):
+        if (found := _same(folder, experiment)) is not None:
+            yield found.checkpoint
+
+
 def lock(folder: Path, wait_s: float = 0.0) -> bool:
     """Hold the run's folder until this process ends; False where another process holds it still after ``wait_s``."""
     if folder in _held:

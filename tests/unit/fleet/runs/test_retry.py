@@ -70,15 +70,26 @@ def test_what_ended_by_itself_is_not_tried_again(
     assert retry.submit_until_ended(BOUQUETS, lambda _: None) == end and not pauses
 
 
-def test_an_app_without_checkpoints_is_not_begun_a_second_time(
+def test_an_app_without_checkpoints_is_begun_anew_and_not_without_end(
     monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
-    answers(monkeypatch, KILLED)
-    assert retry.submit_until_ended(Submission(Path(), {}), lambda _: None) == KILLED
-    answers(monkeypatch, ConnectionLost("gone"))
-    with pytest.raises(ConnectionLost):
-        retry.submit_until_ended(Submission(Path(), {}), lambda _: None)
-    assert not pauses
+    lines: list[str] = []
+    answers(monkeypatch, KILLED, ConnectionLost("gone"), FINISHED)
+    assert retry.submit_until_ended(Submission(Path(), {}), lines.append) == FINISHED
+    assert len(pauses) == 2 and "it begins anew" in lines[0]
+    asked = answers(monkeypatch, *["train 3: 2 of 2 replies"] * 9)
+    with pytest.raises(UserError, match="cut off 5 times"):
+        retry.submit_until_ended(Submission(Path(), {}), lines.append)
+    assert len(asked) == 5, "it would do the same rounds again and again"
+
+
+def test_another_app_that_keeps_its_rounds_goes_on(
+    monkeypatch: pytest.MonkeyPatch, pauses: list[float]
+) -> None:
+    lines: list[str] = []
+    answers(monkeypatch, *["round 3/9  kept"] * 7, FINISHED)
+    assert retry.submit_until_ended(Submission(Path(), {}), lines.append) == FINISHED
+    assert "it goes on from its checkpoint" in lines[1]
 
 
 def test_all_attempts_bear_one_name_of_their_own(
