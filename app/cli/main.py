@@ -4,6 +4,7 @@ bouquet up            ten clients on this machine, as plain processes
 bouquet superlink     the server of a federation
 bouquet supernode     one client
 bouquet train         submit a run and show its progress
+bouquet queue         the runs that are under way or wait
 bouquet evaluate      have every client evaluate a model
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 
 import typer
 
-from app.cli import data, identity, image, kubernetes, patches, run, settings, tutorial, watch
+from app.cli import data, identity, image, kubernetes, patches, queue, run, settings, tutorial, watch
 from app.errors import UserError
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (run, watch, data, image, tutorial, identity, kubernetes, settings, patches):
+for group in (run, queue, watch, data, image, tutorial, identity, kubernetes, settings, patches):
     group.add_to(app)
 
 

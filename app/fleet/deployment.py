@@ -86,7 +86,14 @@ def dotenv() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RunRules:
-    """When a phase of an app that is not Bouquet's goes on; Bouquet's own has run settings of these names."""
+    """How many runs there are at once, and when a phase of an app that is not Bouquet's goes on.
+
+    Bouquet's own app has run settings of the names of the latter.
+    """
+
+    runs_at_once: int = setting(
+        "BOUQUET_RUNS_AT_ONCE", "Runs at the same time; others wait in the queue.", 4, whole(1), ()
+    )
 
     min_replies: int | float | None = setting(
         "BOUQUET_MIN_REPLIES",
@@ -322,6 +329,14 @@ class StatusSettings:
 
 
 @dataclass(frozen=True)
+class QueueSettings:
+    """Whose queue of runs `bouquet queue` shows."""
+
+    control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
+    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
+
+
+@dataclass(frozen=True)
 class LocalSettings(RunRequest, DataSettings):
     """A federation that one command starts on this machine and takes down again."""
 
@@ -442,6 +457,7 @@ KINDS = (
     ProcessKind("doctor", DoctorSettings, True),
     ProcessKind("image", ImageSettings, True, True),
     ProcessKind("status", StatusSettings, True),
+    ProcessKind("queue", QueueSettings, True),
     ProcessKind("superlink", SuperLinkSettings, True),
     ProcessKind("supernode", SuperNodeSettings, True),
     ProcessKind("app", AppEnvironment),

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from app.fleet.patches import lost_clients, same_user, serverapp
+from app.fleet.patches import lost_clients, same_user, serverapp, turns
 from app.fleet.patches.registry import Flower, Patch, why_off
 from app.fleet.patches.superlink import admission, calls, fleet_server, long_polls, object_batches, state
 from app.fleet.patches.superlink import small_objects as superlink_small_objects
@@ -21,6 +21,7 @@ from app.packing import flower
 
 SUPERLINK: tuple[Patch, ...] = (
     state.PATCH,
+    turns.PATCH,
     lost_clients.PATCH,
     long_polls.PATCH,
     object_batches.PATCH,

@@ -19,6 +19,7 @@ from app.fleet.deployment import PACKAGE
 from app.fleet.host import ports
 from app.fleet.host.processes import EMPTY_LINE
 from app.fleet.runs import bundle as apps
+from app.fleet.runs import queue
 from app.settings import RunSettings, RunValue, parse_run_config
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ def submit(
         run_id = _start(client, submission, echo)
         try:
             begun()
+            queue.wait(client, run_id, echo)
             explained, told, evaluation = _follow(client, run_id, echo)
         except KeyboardInterrupt:
             with suppress(Exception):

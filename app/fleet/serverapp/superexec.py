@@ -14,7 +14,9 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from app.environment import read
 from app.fleet import flower
+from app.fleet.deployment import RunRules
 from app.fleet.serverapp import program
 
 with flower.imports():
@@ -32,7 +34,20 @@ LONGEST_END_S = 5.0
 
 
 class Executor(SubprocessExecutor):
-    """Starts ``program.py`` where Flower starts ``flwr-serverapp``."""
+    """Starts ``program.py`` where Flower starts ``flwr-serverapp``, for so many runs at once as the deployment wants."""
+
+    def __init__(self) -> None:
+        self._most = read(RunRules).runs_at_once
+        self._serverapps: list[subprocess.Popen[bytes]] = []
+
+    def get_eligible_capacity(
+        self, supported_task_types: set[TaskType], **kwargs: Any
+    ) -> tuple[set[TaskType], set[str]]:
+        """What may be started now. What may not stays pending, in the order in which it came."""
+        tasks, fabs = super().get_eligible_capacity(supported_task_types, **kwargs)
+        self._serverapps = [process for process in self._serverapps if process.poll() is None]
+        full = len(self._serverapps) >= self._most
+        return tasks - ({TaskType.SERVER_APP} if full else set()), fabs
 
     def launch(self, spec: Any) -> LaunchResult:
         """Start the process for a task, and watch it."""
@@ -54,6 +69,7 @@ class Executor(SubprocessExecutor):
             pass_fds=[end], stdout=output, stderr=output,
         )  # fmt: skip
         os.close(end)
+        self._serverapps.append(process)
         threading.Thread(target=_watch, args=(ended, process, spec), daemon=True).start()
         return LaunchResult.accepted()
 
