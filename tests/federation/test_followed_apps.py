@@ -50,7 +50,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Two clients, of which one is enough; the other is waited for a moment."""
     folder = tmp_path_factory.mktemp("fleet")
     with Fleet(folder, folder, num_clients=2).taken_down() as started:
-        started.superlink(BOUQUET_MIN_REPLIES="0.5", BOUQUET_GRACE="6")
+        started.superlink(BOUQUET_MIN_REPLIES="0.5", BOUQUET_GRACE="10")
         for number in range(2):
             started.supernode(number)
         for number in range(2):
@@ -63,6 +63,21 @@ def _results(fleet: Fleet) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     folder = fleet.folder / "results" / "latest"
     told = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     return json.loads((folder / "summary.json").read_text()), told
+
+
+def test_a_run_that_all_took_part_in_is_whole_and_told_so(patient: Fleet, tmp_path: Path) -> None:
+    app = make_app(tmp_path, "older", OLDER_CLIENT.format(hangs=False), OLDER_SERVER)
+    status, log = patient.train_to_the_end("", app, 120)
+    assert status == 0, log
+    assert re.search(r"train 2: 2 of 2 replies", log), log
+    assert "finished: 2 of 2 clients took part whenever they were asked" in log
+    summary, told = _results(patient)
+    assert (summary["status"], summary["rounds"], summary["num_clients"]) == ("completed", 2, 2)
+    assert all(count > 0 for count in summary["bytes_per_client_and_round"].values())
+    accepted = [each for each in told if each["event"] == "reply_accepted"]
+    assert [each["num_examples"] for each in accepted] == [10] * 4 and {
+        each["round"] for each in accepted
+    } == {1, 2}
 
 
 @pytest.mark.parametrize("style", ["messages", "older"])
@@ -86,21 +101,6 @@ def test_a_client_that_hangs_is_left_out_after_the_grace(style: str, patient: Fl
         each["accepted"] for each in told if (each["event"], each.get("phase")) == ("phase_finished", "train")
     ] == [1] * rounds
     assert {each["schema"] for each in told} == {1} and told[-1]["event"] == "run_finished"
-
-
-def test_a_run_that_all_took_part_in_is_whole_and_told_so(patient: Fleet, tmp_path: Path) -> None:
-    app = make_app(tmp_path, "older", OLDER_CLIENT.format(hangs=False), OLDER_SERVER)
-    status, log = patient.train_to_the_end("", app, 120)
-    assert status == 0, log
-    assert re.search(r"train 2: 2 of 2 replies", log), log
-    assert "finished: 2 of 2 clients took part whenever they were asked" in log
-    summary, told = _results(patient)
-    assert (summary["status"], summary["rounds"], summary["num_clients"]) == ("completed", 2, 2)
-    assert all(count > 0 for count in summary["bytes_per_client_and_round"].values())
-    accepted = [each for each in told if each["event"] == "reply_accepted"]
-    assert [each["num_examples"] for each in accepted] == [10] * 4 and {
-        each["round"] for each in accepted
-    } == {1, 2}
 
 
 def test_a_run_whose_serverapp_is_killed_is_begun_anew(patient: Fleet, tmp_path: Path) -> None:

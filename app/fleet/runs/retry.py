@@ -22,6 +22,7 @@ MOST_ATTEMPTS = 5  # in a row in which no round was finished
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 DRAINED_PAUSE_S = 20.0  # a server that is being drained is asked again
 BACK_WITHIN_S = 1800.0  # a SuperLink that has gone
+CLIENTS_WITHIN_S = 60.0  # the clients of a SuperLink that is back
 # What is said of a round that is kept. Of an app without checkpoints no line begins so.
 _ROUND = re.compile(r"^round \d+/\d+ ")
 
@@ -85,8 +86,11 @@ def submit_until_ended(
     if submission.resumes:
         token = {submit.SUBMISSION: secrets.token_hex(8)}
         submission = replace(submission, run_config={**submission.run_config, **token})
+    clients = 0
     while True:
         try:
+            if not submission.resumes:  # Bouquet's own app waits for its clients
+                clients = submit.wait_for_as_many(submission, clients, CLIENTS_WITHIN_S)
             outcome = submit.submit(submission, attempts.heard, begun)
         except ConnectionLost as error:
             attempts.pause(str(error))

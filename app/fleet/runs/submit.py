@@ -181,6 +181,20 @@ def wait_for_the_new(submission: Submission, number: int, echo: Callable[[str], 
             time.sleep(0.2)
 
 
+def wait_for_as_many(submission: Submission, before: int, within_s: float) -> int:
+    """Wait until as many clients are online as were before the SuperLink was lost, or ``within_s``; how many are, or were."""
+    from flwr.proto.control_pb2 import ListNodesRequest
+
+    deadline = time.monotonic() + within_s
+    with control(Connection(submission.control_address, submission.ca)) as client:
+        while True:
+            nodes = client.ListNodes(ListNodesRequest()).nodes_info
+            online: int = sum(node.status == "online" for node in nodes)
+            if online >= before or time.monotonic() >= deadline:
+                return max(before, online)
+            time.sleep(0.2)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended.

@@ -21,6 +21,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     made: list[float] = []
     monkeypatch.setattr(retry.time, "sleep", made.append)
     monkeypatch.setattr(submit, "wait_for_control_api", lambda *_: None)
+    monkeypatch.setattr(submit, "wait_for_as_many", lambda *_: 2)
     return made
 
 
