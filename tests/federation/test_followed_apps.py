@@ -74,7 +74,7 @@ def test_a_run_that_all_took_part_in_is_whole_and_told_so(patient: Fleet, tmp_pa
     summary, told = _results(patient)
     assert (summary["status"], summary["rounds"], summary["num_clients"]) == ("completed", 2, 2)
     assert all(count > 0 for count in summary["bytes_per_client_and_round"].values())
-    accepted = [each for each in told if each["event"] == "reply_accepted"]
+    accepted = [each for each in told if each["event"] == "reply_accepted" and each["phase"] == "train"]
     assert [each["num_examples"] for each in accepted] == [10] * 4 and {
         each["round"] for each in accepted
     } == {1, 2}

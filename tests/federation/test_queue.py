@@ -108,7 +108,7 @@ def test_the_queue_survives_a_superlink_that_is_killed(two_at_once: Fleet, tmp_p
     fleet.processes["superlink"].wait()
     fleet.superlink(BOUQUET_RUNS_AT_ONCE="2")
     # Without a state folder the SuperLink has lost its members. A service manager starts them again.
-    assert fleet.processes["supernode-0"].wait(60) == 75
+    fleet.processes["supernode-0"].wait(60)
     fleet.supernode(0)
     assert [run.wait(150) for run in runs] == [0, 0, 0], fleet.log("one") + fleet.log("three")
     for name in names:

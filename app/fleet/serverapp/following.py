@@ -22,7 +22,7 @@ from typing import Any
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
-from app.environment import is_whole, read
+from app.environment import AppEnvironment, is_whole, read
 from app.fleet.deployment import RunRules
 from app.packing.transport import size_of
 from app.rounds import events
@@ -166,11 +166,10 @@ class Following:
         self.participation.take(event)
         self.participation.all_train = False
 
-    def begin(
-        self, flower_run: str, mode: str, settings: Mapping[str, Any], versions: dict[str, str]
-    ) -> None:
+    def begin(self, flower_run: str, settings: Mapping[str, Any]) -> None:
         """The app is about to be loaded."""
-        self._stream.emit(events.RunStarted(flower_run, mode, "", "", [], [], dict(settings), versions))
+        mode = read(AppEnvironment).mode
+        self._stream.emit(events.RunStarted(flower_run, mode, "", "", [], [], dict(settings), {}))
 
     def give_up_rest(self, reason: str) -> None:
         """The app has ended, and no longer waits for what it has asked for."""

@@ -231,7 +231,7 @@ class HttpGrid(http_grid.HttpGrid):  # type: ignore[misc]
             name_of=self._name_of,
             counted=self.tally.replied,
         )
-        self.following.begin(str(self.run.run_id), os.environ.get("BOUQUET_MODE", ""), settings, {})
+        self.following.begin(str(self.run.run_id), settings)
 
     def conclude(self) -> str:
         """The app has ended; how, and what it raises, as :meth:`Tally.conclude`."""

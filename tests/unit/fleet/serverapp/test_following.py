@@ -40,7 +40,7 @@ class Site:
             name_of=lambda node: f"site-{node}", counted=lambda *told: self.counted.append(told),
             clock=lambda: self.now,
         )  # fmt: skip
-        self.following.begin("1", "", {}, {})
+        self.following.begin("1", {})
 
     def _number(self, message: Message) -> str:
         self.sent += 1
