@@ -166,6 +166,19 @@ def test_a_process_that_starts_says_what_is_wrong_and_nothing_else(
     )
 
 
+def test_a_client_that_is_given_its_partition_needs_no_folder_for_leases(tmp_path: Path) -> None:
+    """The images name one; a pod has none."""
+    (tmp_path / "leases").write_text("no folder")
+    environment = {"BOUQUET_LEASES": str(tmp_path / "leases")}
+
+    def volumes(**given: str) -> Finding:
+        site = Site(CLIENT, {"insecure": True, **given}, environment)
+        [check] = examine(site, RULES, lambda rule: rule.name == "volumes")
+        return check.finding
+
+    assert volumes().result == WRONG and volumes(partition_id="0").result == GOOD
+
+
 def test_the_look_at_the_start_loads_nothing_that_starts_a_thread() -> None:
     """The warm parent is a fork of the SuperNode that has looked."""
     run_python(

@@ -38,5 +38,8 @@ def folders(site: Site) -> Iterator[Folder]:
             yield Folder("BOUQUET_STATE", settings.state, 16 * MIB)
         if settings.control_socket is not None:
             yield Folder("BOUQUET_CONTROL", settings.control_socket.parent, 0)
-    if isinstance(settings, SuperNodeSettings) and settings.leases is not None:
-        yield Folder("BOUQUET_LEASES", settings.leases, 0)
+    if isinstance(settings, SuperNodeSettings):
+        # The images name a folder for leases, and a client that is given its partition id takes none.
+        given = settings.partition_id or settings.pod_index or settings.pod_name
+        if settings.leases is not None and not given:
+            yield Folder("BOUQUET_LEASES", settings.leases, 0)
