@@ -141,7 +141,8 @@ def _timed(
                 elif _WRONG.search(line):
                     wrong = line.strip()[:200]
     except BenchError as error:
-        ran.problem = wrong or str(error)
+        late = time.monotonic() - started >= limit_s
+        ran.problem = f"took more than {limit_s:.0f} s" if late else wrong or str(error)
     ran.round_s = [round(after - before, 3) for before, after in pairwise(marks)]
     ran.command_s = time.monotonic() - started
     return ran
