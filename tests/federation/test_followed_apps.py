@@ -65,13 +65,13 @@ def _results(fleet: Fleet) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return json.loads((folder / "summary.json").read_text()), told
 
 
-def test_a_run_that_all_took_part_in_is_whole_and_told_so(patient: Fleet, tmp_path: Path) -> None:
+def test_a_run_that_all_took_part_in_is_whole_and_told_so(two_clients: Fleet, tmp_path: Path) -> None:
     app = make_app(tmp_path, "older", OLDER_CLIENT.format(hangs=False), OLDER_SERVER)
-    status, log = patient.train_to_the_end("", app, 120)
+    status, log = two_clients.train_to_the_end("", app, 120)
     assert status == 0, log
     assert re.search(r"train 2: 2 of 2 replies", log), log
     assert "finished: 2 of 2 clients took part whenever they were asked" in log
-    summary, told = _results(patient)
+    summary, told = _results(two_clients)
     assert (summary["status"], summary["rounds"], summary["num_clients"]) == ("completed", 2, 2)
     assert all(count > 0 for count in summary["bytes_per_client_and_round"].values())
     accepted = [each for each in told if each["event"] == "reply_accepted" and each["phase"] == "train"]
@@ -103,17 +103,17 @@ def test_a_client_that_hangs_is_left_out_after_the_grace(style: str, patient: Fl
     assert {each["schema"] for each in told} == {1} and told[-1]["event"] == "run_finished"
 
 
-def test_a_run_whose_serverapp_is_killed_is_begun_anew(patient: Fleet, tmp_path: Path) -> None:
-    (patient.folder / "train.log").unlink(missing_ok=True)
+def test_a_run_whose_serverapp_is_killed_is_begun_anew(two_clients: Fleet, tmp_path: Path) -> None:
+    (two_clients.folder / "train.log").unlink(missing_ok=True)
     app = make_app(tmp_path, "slow", "import time\ndef work(number):\n    time.sleep(1)")
-    train = patient.train("rounds=4", app)
-    patient.wait_for("train", "round 1: 2 replies")
+    train = two_clients.train("rounds=4", app)
+    two_clients.wait_for("train", "round 1: 2 replies")
     (serverapp,) = [
         each
-        for each in patient.descendants("superlink")
+        for each in two_clients.descendants("superlink")
         if any("program.py" in word for word in each.cmdline())
     ]
     serverapp.kill()
     psutil.wait_procs([serverapp], 10)
-    assert train.wait(120) == 0, patient.log("train")
-    assert "it begins anew" in patient.log("train") and "round 3: 2 replies" in patient.log("train")
+    assert train.wait(120) == 0, two_clients.log("train")
+    assert "it begins anew" in two_clients.log("train") and "round 3: 2 replies" in two_clients.log("train")
