@@ -20,9 +20,13 @@ from bench.processes import BenchError, Processes
 
 # What Flower's two loops log at their end, and at the beginning of each round.
 _END = re.compile(r"(Strategy execution finished|Run finished \d+ round\(s\)) in [\d.]+s")
+# `flwr run` ends with status 0 whatever came of the run; these are Flower's lines in both styles of app.
+_FAILED = re.compile(r"Exit Code: [1-9]|results and [1-9]\d* failures")
 _ROUND = re.compile(r"\[ROUND \d+(/\d+)?\]")
 # How Bouquet says what was wrong; Flower's own log ends with a traceback.
-_WRONG = re.compile(r"^error: |^\S+ failed: |replies were errors: |^\w+(\.\w+)*(Error|Exception): ")
+_WRONG = re.compile(
+    r"^error: |^\S+ failed: |replies were errors: |> Received error in reply |^\w+(\.\w+)*(Error|Exception): "
+)
 
 
 @dataclass
@@ -132,17 +136,20 @@ Run = Callable[[Path, str, int, Processes, float], Iterable[str]]
 def _timed(
     run: Run, app: Path, config: str, clients: int, scratch: Path, shared: dict[str, str], limit_s: float
 ) -> Ran:
-    ran, started, marks, wrong = Ran(), time.monotonic(), list[float](), ""
+    ran, started, marks, wrong, failed = Ran(), time.monotonic(), list[float](), "", False
     try:
         with Processes(scratch, {**shared, **quiet_commands(scratch)}) as processes:
             for line in run(app, config, clients, processes, limit_s):
                 if _ROUND.search(line) or _END.search(line):
                     marks.append(time.monotonic())
-                elif _WRONG.search(line):
-                    wrong = line.strip()[:200]
+                elif found := _WRONG.search(line):
+                    wrong = wrong or line[found.start() :].strip()[:200]
+                failed = failed or bool(_FAILED.search(line))
     except BenchError as error:
         late = time.monotonic() - started >= limit_s
         ran.problem = f"took more than {limit_s:.0f} s" if late else wrong or str(error)
+    if failed and not ran.problem:
+        ran.problem = wrong or "its ServerApp failed, or clients did"
     ran.round_s = [round(after - before, 3) for before, after in pairwise(marks)]
     ran.command_s = time.monotonic() - started
     return ran

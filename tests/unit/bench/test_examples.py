@@ -13,7 +13,7 @@ from tiny_apps import make_app
 from bench import hub
 from bench.examples import apps, table
 from bench.examples.data_sets import STAND_INS, Shelf
-from bench.examples.measure import Ran, Report, Row
+from bench.examples.measure import Ran, Report, Row, _timed
 from bench.processes import BenchError
 
 MACHINE = {"processor": "P", "cores": 2, "memory_gb": 8, "gpu": None, "versions": dict.fromkeys(
@@ -75,6 +75,30 @@ for name in json.loads(sys.argv[1]):
     assert lines.keys() == STAND_INS.keys()
     assert lines["uoft-cs/cifar10"] == "600 200 img,label"
     assert (shelf.missing, shelf.given) == ({"nobody/knows"}, set(STAND_INS))
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["[ROUND 1/2]", "[ROUND 2/2]", "Strategy execution finished in 2.00s"], ""),
+        (
+            ["[ROUND 1]", "aggregate_fit: received 1 results and 1 failures"],
+            "its ServerApp failed, or clients did",
+        ),
+        (
+            [
+                "\x1b[92mINFO \x1b[0m: > Received error in reply from node 1: no data",
+                "ERROR : Exit Code: 201",
+            ],
+            "> Received error in reply from node 1: no data",
+        ),
+    ],
+)
+def test_a_run_is_as_good_as_its_log_says(lines: list[str], problem: str, tmp_path: Path) -> None:
+    """`flwr run` ends with status 0 in each case."""
+    ran = _timed(lambda *_arguments: lines, tmp_path, "", 2, tmp_path / "logs", {}, 60)
+    assert ran.problem == problem
+    assert len(ran.round_s) == max(0, sum("ROUND" in line or "finished" in line for line in lines) - 1)
 
 
 def test_the_table_says_what_runs_and_why_not(tmp_path: Path) -> None:
