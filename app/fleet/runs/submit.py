@@ -30,7 +30,7 @@ CONNECT_TIMEOUT_S = 120.0
 NEW_CLIENTS_S = 60.0
 SUBMISSION = "submission"  # a run-config key of Bouquet's own app
 # Why a run has failed whose ServerApp was killed: in Flower's words, and in those of ``serverapp/superexec.py``.
-CUT_OFF = ("No heartbeat received", "process was killed")
+CUT_OFF = ("No heartbeat received", "the ServerApp's process was killed")
 _NOISE = re.compile(r"Start `flwr-serverapp` process|^Successfully installed \S+ to ")
 
 

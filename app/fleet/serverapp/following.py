@@ -344,7 +344,10 @@ class Following:
 
     def _rule(self, phase: Phase) -> Rule:
         grace = math.inf if self._rules.min_replies is None else self._rules.grace
-        return quorum(self._least(phase), self._rules.round_deadline, grace)
+        least = self._least(phase)
+        if not least and not phase.failed and not (self._alive or set()) - phase.asked:
+            least = 1  # while all clients are offline, the phase waits for one to be back
+        return quorum(least, self._rules.round_deadline, grace)
 
     def _send_again(self, sent: Sent) -> None:
         old = sent.message

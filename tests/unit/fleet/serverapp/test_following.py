@@ -129,6 +129,20 @@ def test_an_offline_client_is_not_waited_for(site: Callable[..., Site]) -> None:
     assert run.pull({2: keys[2]})[keys[2]].error.reason == "it is offline"
 
 
+def test_while_all_clients_are_offline_the_phase_waits_for_one(site: Callable[..., Site]) -> None:
+    run = site(2, round_deadline=60.0)
+    keys = run.send(1, 2)
+    run.online.clear()
+    run.now = LOOK_S
+    assert not run.pull(keys, *(run.reply(keys[node], ErrorCode.NODE_UNAVAILABLE) for node in (1, 2)))
+    run.online.add(1)
+    run.now = 2 * LOOK_S
+    assert not run.pull(keys)
+    (again,) = run.following.present(set(keys.values())) - set(keys.values())
+    received = run.pull(keys, run.reply(again))
+    assert not received[keys[1]].has_error() and received[keys[2]].error.reason == "it is offline"
+
+
 def test_a_lost_message_is_sent_again_once_and_the_app_does_not_notice(site: Callable[..., Site]) -> None:
     run = site(1, min_replies=1)
     keys = run.send(1)
