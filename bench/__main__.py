@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -154,11 +154,7 @@ def idle(
         watched = 10 if quick else seconds
         found = part.run(data.store(folder, clients), workspace / "processes", clients, watched, _say)
         part.add_containers(found, folder, workspace / "containers", clients, watched, _say)
-    target = _folder(out)
-    part.write(found, target)
-    for line in part.lines(found):
-        _say(line)
-    _say(f"written to {target}")
+    _conclude(part, found, out)
 
 
 @app.command()
@@ -180,11 +176,7 @@ def siege(
     with _workspace() as workspace:
         store = data.store(data.hub_folder(data.DIGITS), size.clients)
         found = part.run(store, workspace, size, _say)
-    target = _folder(out)
-    part.write(found, target)
-    for line in part.lines(found):
-        _say(line)
-    _say(f"written to {target}")
+    _conclude(part, found, out)
 
 
 @app.command()
@@ -352,6 +344,15 @@ def _reachable(dataset: str, train: int | None, test: int | None) -> tuple[str, 
             raise
         _say(f"{error}\nGoing on with scikit-learn's digits: these are not CIFAR-10's figures.")
         return data.DIGITS, data.hub_folder(data.DIGITS, train, test)
+
+
+def _conclude(part: Any, found: Any, out: Path) -> None:
+    """Write what a part of the bench has found, and say it in lines."""
+    target = _folder(out)
+    part.write(found, target)
+    for line in part.lines(found):
+        _say(line)
+    _say(f"written to {target}")
 
 
 def _folder(out: Path) -> Path:

@@ -270,16 +270,22 @@ class RunRequest:
 
 
 @dataclass(frozen=True)
-class TrainSettings(RunRequest):
-    """What ``bouquet train`` submits, and where."""
+class ControlSettings:
+    """Where the SuperLink is that a command speaks to."""
 
-    num_clients: int = setting("NUM_CLIENTS", CLIENTS_MEANING, 10, whole(1), CLIENTS_OPTIONS)
     control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
     ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class TrainSettings(ControlSettings, RunRequest):
+    """What ``bouquet train`` submits, and where."""
+
+    num_clients: int = setting("NUM_CLIENTS", CLIENTS_MEANING, 10, whole(1), CLIENTS_OPTIONS)
+
+
+@dataclass(frozen=True)
+class EvaluateSettings(ControlSettings):
     """What ``bouquet evaluate`` asks, and where."""
 
     model: str = setting(
@@ -288,17 +294,13 @@ class EvaluateSettings:
     as_json: bool = setting("", "Print JSON in place of the table.", False, options=("--json",))
     num_clients: int = setting("NUM_CLIENTS", CLIENTS_MEANING, 10, whole(1), CLIENTS_OPTIONS)
     config: str = setting("CONFIG", CONFIG_MEANING, "", options=("--config", "-c"))
-    control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
-    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
 
 
 @dataclass(frozen=True)
-class DrainSettings:
+class DrainSettings(ControlSettings):
     """Which server `bouquet drain` empties."""
 
     results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
-    control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
-    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
     after_run: bool = setting("", "Let the run that is under way end first.", False)
     off: bool = setting("", "Begin rounds again.", False)
 
@@ -318,22 +320,17 @@ class DoctorSettings:
 
 
 @dataclass(frozen=True)
-class StatusSettings:
+class StatusSettings(ControlSettings):
     """Which federation `bouquet status` shows."""
 
     results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
-    control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
-    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
     watch: bool = setting("", "Go on showing it, until Ctrl-C.", False)
     as_json: bool = setting("", "Print JSON, with a schema_version.", False, options=("--json",))
 
 
 @dataclass(frozen=True)
-class QueueSettings:
+class QueueSettings(ControlSettings):
     """Whose queue of runs `bouquet queue` shows."""
-
-    control_address: str = setting("BOUQUET_CONTROL", CONTROL_MEANING, "127.0.0.1:8000", CONTROL)
-    ca: Path | None = setting("BOUQUET_CA", CA_MEANING, None, PATH)
 
 
 @dataclass(frozen=True)

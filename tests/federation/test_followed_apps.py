@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from federation_processes import Fleet
 from tiny_apps import make_app
@@ -108,12 +107,6 @@ def test_a_run_whose_serverapp_is_killed_is_begun_anew(two_clients: Fleet, tmp_p
     app = make_app(tmp_path, "slow", "import time\ndef work(number):\n    time.sleep(1)")
     train = two_clients.train("rounds=4", app)
     two_clients.wait_for("train", "round 1: 2 replies")
-    (serverapp,) = [
-        each
-        for each in two_clients.descendants("superlink")
-        if any("program.py" in word for word in each.cmdline())
-    ]
-    serverapp.kill()
-    psutil.wait_procs([serverapp], 10)
+    two_clients.kill_serverapp()
     assert train.wait(120) == 0, two_clients.log("train")
     assert "it begins anew" in two_clients.log("train") and "round 3: 2 replies" in two_clients.log("train")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from federation_processes import ROOT, Fleet
 from tiny_apps import make_app
@@ -96,13 +95,7 @@ def test_a_killed_run_goes_on_in_the_same_bytes(whole: Path, two_clients: Fleet,
     (two_clients.folder / "train.log").unlink(missing_ok=True)
     train = two_clients.train("rounds=6", app)
     two_clients.wait_for("train", "round 3/6  kept")
-    (serverapp,) = [
-        each
-        for each in two_clients.descendants("superlink")
-        if any("program.py" in word for word in each.cmdline())
-    ]
-    serverapp.kill()
-    psutil.wait_procs([serverapp], 10)
+    two_clients.kill_serverapp()
     assert train.wait(120) == 0, two_clients.log("train")
     log = two_clients.log("train")
     after = re.findall(r"goes on after round (\d)", log)

@@ -45,8 +45,7 @@ class Federation:
 
     def server_app(self) -> psutil.Process:
         """The process in which the rounds run."""
-        alive = [p for p in self.fleet.descendants("superlink") if p.status() != psutil.STATUS_ZOMBIE]
-        (found,) = [p for p in alive if "serverapp/program.py" in " ".join(p.cmdline())]
+        (found,) = self.fleet.serverapps()
         return found
 
     def kill_server(self, process: Any) -> Path:

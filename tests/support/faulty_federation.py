@@ -106,18 +106,9 @@ class Federation(Fleet):
 
     def serverapp(self) -> psutil.Process:
         """The process of the ServerApp, as soon as there is one."""
-        found: list[psutil.Process] = []
-
-        def look() -> bool:
-            found[:] = [
-                each
-                for each in self.descendants("superlink")
-                if "serverapp/program.py" in " ".join(each.cmdline())
-            ]
-            return bool(found)
-
-        until(look, 60, lambda: self.log("train")[-2000:] + self.log("superlink")[-2000:])
-        return found[0]
+        return until(self.serverapps, 60, lambda: self.log("train")[-2000:] + self.log("superlink")[-2000:])[
+            0
+        ]
 
     def wait_for_round(self, number: int) -> None:
         """Wait until ``train`` has told of a round."""

@@ -160,6 +160,17 @@ class Fleet:
     def descendants(self, name: str) -> list[psutil.Process]:
         return psutil.Process(self.processes[name].pid).children(recursive=True)
 
+    def serverapps(self) -> list[psutil.Process]:
+        """The processes in which the rounds of runs are."""
+        alive = [each for each in self.descendants("superlink") if each.status() != psutil.STATUS_ZOMBIE]
+        return [each for each in alive if "serverapp/program.py" in " ".join(each.cmdline())]
+
+    def kill_serverapp(self) -> None:
+        """SIGKILL the only ServerApp, and wait until it is gone."""
+        (serverapp,) = self.serverapps()
+        serverapp.kill()
+        psutil.wait_procs([serverapp], 10)
+
     def warm_processes(self, name: str) -> list[psutil.Process]:
         """The warm parent of a SuperNode and what it has forked, eldest first."""
         return [process for process in self.descendants(name) if process.name() == PROCESS_NAME]
