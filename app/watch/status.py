@@ -2,15 +2,16 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from app.errors import UserError
 from app.fleet.identity.members import Member
-from app.rounds.results import read_events
+from app.watch import runs
 
 SCHEMA_VERSION = 1
 FAILURES = ("reply_rejected", "reply_late")
@@ -70,25 +71,15 @@ class Row:
 
 def latest_run(results: Path) -> Run:
     """What the events of the latest run in a results folder tell; an empty one where there is no run."""
-    folder = results / "latest"
     try:
-        records = list(read_events(folder / "events.jsonl"))
-    except OSError:
+        folder = runs.find(results)
+        records = runs.records(folder)
+    except (UserError, OSError):
         return Run()
-    run = Run(name=folder.resolve().name, state="running")
-    for record in _that_count(records):
+    run = Run(name=folder.name, state="running")
+    for record in records:
         _take(run, record)
     return run
-
-
-def _that_count(records: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Without what a run did after the checkpoint from which it went on."""
-    kept: list[Mapping[str, Any]] = []
-    for record in records:
-        if record.get("event") == "run_resumed":
-            kept = [each for each in kept if each.get("round", 0) <= record["round"]]
-        kept.append(record)
-    yield from kept
 
 
 def _take(run: Run, record: Mapping[str, Any]) -> None:

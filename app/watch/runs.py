@@ -1,0 +1,71 @@
+"""The runs in a results folder, as all that is shown of them reads them: their folders, and the records of their events."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from app.errors import UserError
+from app.rounds.results import read_events
+
+LATEST, EVENTS = "latest", "events.jsonl"
+Record = Mapping[str, Any]
+
+
+def find(results: Path, run: str = LATEST) -> Path:
+    """The folder of a run, under its own name: a name in ``results``, ``latest``, or a path.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    for folder in (results / run, Path(run)):
+        if (folder / EVENTS).is_file():
+            return folder.resolve()
+    there = sorted(file.parent.name for file in results.glob(f"*/{EVENTS}") if file.parent.name != LATEST)
+    known = f"its last ones are {', '.join(there[-3:])}" if there else "it has none"
+    raise UserError(f"there is no run '{run}' in {results} (BOUQUET_RESULTS): {known}")
+
+
+def records(folder: Path) -> list[Record]:
+    """The records of a run that count, in their order. Raises OSError where the run has none."""
+    return that_count(read_events(folder / EVENTS))
+
+
+def that_count(told: Iterable[Record]) -> list[Record]:
+    """Without what a run did after the checkpoint from which it went on."""
+    kept: list[Record] = []
+    for record in told:
+        if record.get("event") == "run_resumed":
+            kept = [each for each in kept if each.get("round", 0) <= record["round"]]
+        kept.append(record)
+    return kept
+
+
+class Tail:
+    """The records that a growing ``events.jsonl`` gets, each once.
+
+    A file that is not there yet has none. A line that is not whole comes when it is.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._read = file, 0
+
+    def new(self) -> list[Record]:
+        """The records since the last call. Lines that are no record are left out."""
+        try:
+            with self._file.open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+        except FileNotFoundError:
+            return []
+        whole = content[: content.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [record for line in whole.splitlines() if (record := _record(line)) is not None]
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
