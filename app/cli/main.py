@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from app.cli import data, identity, image, kubernetes, patches, run, settings, tutorial, watch
+from app.cli import data, identity, kubernetes, run, settings, tutorial, watch
 from app.errors import UserError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (run, watch, data, image, tutorial, identity, kubernetes, settings, patches):
+for group in (run, watch, data, tutorial, identity, kubernetes, settings):
     group.add_to(app)
 
 

@@ -1,4 +1,4 @@
-"""The commands that run a federation: its server, one client, one training run, or all of it on this machine."""
+"""The commands that run a federation: its server, one client, one training run, or all of it here; and images for an app."""
 
 import json
 import signal
@@ -17,6 +17,7 @@ from app.fleet.deployment import (
     PACKAGE,
     DrainSettings,
     EvaluateSettings,
+    ImageSettings,
     SuperLinkSettings,
     SuperNodeSettings,
     TrainSettings,
@@ -109,6 +110,16 @@ def up(settings: UpSettings) -> None:
     raise typer.Exit(outcome.status)
 
 
+def image(settings: ImageSettings) -> None:
+    """Build images with another app in them, and with what it asks for beside Bouquet; a run installs nothing."""
+    from app.fleet.dependencies import image as images
+    from app.fleet.runs import bundle, submit
+
+    project = submit.project_folder(settings.app)
+    submit.run_config_for(project, 1, None, "")  # an app that cannot run is told here
+    images.build(settings, bundle.manifest(project), bundle.build(project), echo)
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these commands to ``bouquet``."""
     add_command(app, up, UpSettings, example="bouquet up --dataset digits --clients 4 --rounds 2")
@@ -129,3 +140,4 @@ def add_to(app: typer.Typer) -> None:
         app, evaluate, EvaluateSettings, example="bouquet evaluate --model results/latest/model.safetensors"
     )
     add_command(app, drain, DrainSettings, example="bouquet drain --ca ca.crt")
+    add_command(app, image, ImageSettings, example="bouquet image --app FOLDER --tag mine")

@@ -1,4 +1,4 @@
-"""The command that lists all deployment settings, and which are set now."""
+"""The commands that list what is set and what is replaced: the deployment's settings, and the patches of Flower."""
 
 import difflib
 import json
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.options import echo
-from app.environment import Setting, declared, find, options, variables
+from app.environment import AppEnvironment, Setting, declared, find, options, read, variables
 from app.fleet.deployment import KINDS, dotenv
 
 SCHEMA_VERSION = 1
@@ -119,6 +119,34 @@ def _defaults(by_kind: Mapping[str, str]) -> str:
     )
 
 
+def patches(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what is replaced in Flower, what for, and whether it is on here.
+
+    Example: BOUQUET_PATCHES=-long-polls bouquet patches
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from app.fleet.patches import tables
+    from app.fleet.patches.registry import check_switches
+
+    switches = read(AppEnvironment, dotenv=dotenv()).patches
+    check_switches(switches, tables.NAMES)
+    if as_json:
+        print(tables.as_json(switches))
+        return
+    table = Table("name", "process", "what for", "without it", "state")
+    table.columns[0].no_wrap = True
+    for row in tables.rows(switches):
+        state = "on" if row["on"] else f"off: {row['reason']}"
+        name = f"{row['name']} (required)" if row["required"] else row["name"]
+        table.add_row(name, row["process"], row["purpose"], row["without"], state)
+    Console().print(table)
+
+
 def add_to(app: typer.Typer) -> None:
-    """Add this command to ``bouquet``."""
+    """Add these commands to ``bouquet``."""
     app.command(epilog="Example: bouquet settings --json")(settings)
+    app.command(epilog="Example: bouquet patches --json")(patches)
