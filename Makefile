@@ -17,6 +17,8 @@ export NUM_CLIENTS := $(CLIENTS)
 endif
 
 BIN := $(VENV)/bin
+# A test of real processes that fails is run once more, and named at the end as RERUN.
+PROCESSES := --reruns 1 -r aR
 LOCKS := docker/requirements.txt docker/torch.txt docker/dev.txt docker/simulation.txt
 SHELL_SCRIPTS := $(wildcard docker/*.sh docker/build/*.sh deploy/*.sh deploy/*/*.sh bench/*.sh .ci/*.sh) .ci/run
 
@@ -38,7 +40,7 @@ check: lint
 test: check test-federation test-containers
 
 test-federation: venv  # real SuperLinks and SuperNodes; two files at a time, because most tests wait
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/federation tests/apps tests/faults tests/attacks tests/fuzz tests/watch
+	$(BIN)/python -m pytest $(PROCESSES) -n 2 --dist loadfile tests/federation tests/apps tests/faults tests/attacks tests/fuzz tests/watch
 
 fuzz: venv  # every parser with 100,000 cases; `make test` gives each 2,000
 	BOUQUET_FUZZ=long $(BIN)/python -m pytest -n auto --timeout 18000 tests/fuzz
@@ -47,7 +49,7 @@ faults: venv  # tests/faults in its long form: a server that is away for two min
 	BOUQUET_FAULTS=long $(BIN)/python -m pytest --timeout 3600 tests/faults
 
 test-containers: venv
-	$(BIN)/python -m pytest tests/containers tests/kubernetes
+	$(BIN)/python -m pytest $(PROCESSES) tests/containers tests/kubernetes
 
 lint: venv
 	$(BIN)/ruff format --check .
