@@ -11,7 +11,7 @@ import typer
 
 from app.cli.data import add_packages, local_data
 from app.cli.options import add_command, echo
-from app.cli.watch import look
+from app.cli.watch import look, shown
 from app.errors import UserError
 from app.fleet.deployment import (
     PACKAGE,
@@ -60,9 +60,10 @@ def train(settings: TrainSettings) -> None:
     submission = submit.Submission(
         project, run_config, settings.control_address, settings.ca, resumes=submit.is_own_app(project)
     )
-    if not submission.resumes:
-        submit.wait_for_the_new(submission, settings.num_clients, echo)
-    outcome = retry.submit_until_ended(submission, echo)
+    with shown(settings.results, plain=settings.plain) as (say, submitted):
+        if not submission.resumes:
+            submit.wait_for_the_new(submission, settings.num_clients, say)
+        outcome = retry.submit_until_ended(submission, say, submitted)
     raise typer.Exit(outcome.status)
 
 
@@ -106,7 +107,8 @@ def up(settings: UpSettings) -> None:
     look("all", settings)
     add_packages(project)
     data = local_data(settings, project, "as plain processes")
-    outcome = launch.run(settings, data, project, run_config, echo)
+    with shown(settings.results, plain=settings.plain) as (say, submitted):
+        outcome = launch.run(settings, data, project, run_config, say, submitted)
     raise typer.Exit(outcome.status)
 
 

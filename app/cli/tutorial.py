@@ -7,6 +7,7 @@ import typer
 
 from app.cli.data import add_packages, local_data
 from app.cli.options import add_command, echo
+from app.cli.watch import shown
 from app.environment import DATA_VARIABLE, PATH, setting, whole
 from app.fleet.deployment import STORE, SimulateSettings
 
@@ -105,7 +106,8 @@ def simulate(settings: SimulateSettings) -> None:
     run_config = submit.run_config_for(project, settings.num_clients, settings.rounds, settings.config)
     add_packages(project)
     data = local_data(settings, project, "in simulation")
-    outcome = simulation.run(settings, data, project, run_config, echo)
+    with shown(settings.results, plain=settings.plain) as (say, submitted):
+        outcome = simulation.run(settings, data, project, run_config, say, submitted)
     raise typer.Exit(outcome.status)
 
 

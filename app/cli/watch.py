@@ -3,8 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -21,6 +23,7 @@ from app.fleet.deployment import (
     SuperLinkSettings,
     SuperNodeSettings,
     UpSettings,
+    WatchSettings,
     dotenv,
 )
 
@@ -130,6 +133,25 @@ def _print_changes(look: Callable[[], str]) -> NoReturn:
         time.sleep(WATCH_S)
 
 
+def watch(settings: WatchSettings) -> None:
+    """Look on while a run is under way: one live view on a terminal, else a line a phase. Ctrl-C ends the looking only.
+
+    Run it where the results are: on the SuperLink's host or in its container. It ends when the run does.
+    """
+    from app.watch.live.follow import watch as follow
+
+    follow(settings.results, settings.run, plain=settings.plain)
+
+
+@contextmanager
+def shown(results: Path, *, plain: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """How a run that a command submits is shown; imported late, because the view imports what draws it."""
+    from app.watch.live import follow
+
+    with follow.shown(results, plain=plain) as ways:
+        yield ways
+
+
 _OF_QUEUE = declared(QueueSettings)
 Control = Annotated[
     str | None,
@@ -182,12 +204,13 @@ def cancel(
 
 def _connection(control_address: str | None, ca: str | None) -> Connection:
     settings = read(QueueSettings, {"control_address": control_address, "ca": ca})
-    return Connection(settings.control_address, settings.ca)
+    return control_connection(settings.control_address, settings.ca)
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to ``bouquet``."""
     app.add_typer(queue, name="queue")
+    add_command(app, watch, WatchSettings, example="bouquet watch")
     add_command(app, status, StatusSettings, example="bouquet status --watch --ca server/ca.crt")
     add_options(
         app,

@@ -270,6 +270,14 @@ class RunRequest:
 
 
 @dataclass(frozen=True)
+class ShownSettings:
+    """How a run is shown while it is under way."""
+
+    results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
+    plain: bool = setting("", "Print lines only, also on a terminal.", False)
+
+
+@dataclass(frozen=True)
 class ControlSettings:
     """Where the SuperLink is that a command speaks to."""
 
@@ -278,7 +286,7 @@ class ControlSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings(ControlSettings, RunRequest):
+class TrainSettings(ControlSettings, ShownSettings, RunRequest):
     """What ``bouquet train`` submits, and where."""
 
     num_clients: int = setting("NUM_CLIENTS", CLIENTS_MEANING, 10, whole(1), CLIENTS_OPTIONS)
@@ -329,17 +337,23 @@ class StatusSettings(ControlSettings):
 
 
 @dataclass(frozen=True)
+class WatchSettings(ShownSettings):
+    """Which run `bouquet watch` shows."""
+
+    run: str = setting("", "Name of the run; empty: the one that is under way, or the next one.", "")
+
+
+@dataclass(frozen=True)
 class QueueSettings(ControlSettings):
     """Whose queue of runs `bouquet queue` shows."""
 
 
 @dataclass(frozen=True)
-class LocalSettings(RunRequest, DataSettings):
+class LocalSettings(ShownSettings, RunRequest, DataSettings):
     """A federation that one command starts on this machine and takes down again."""
 
     data: Path | None = setting(DATA_VARIABLE, "A prepared data store, in place of --dataset.", None, PATH)
     dataset_path: Path | None = setting(DATASET_VARIABLE, DATASET_PATH_MEANING, None, PATH)
-    results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
     mode: str = setting("BOUQUET_MODE", MODE_MEANING, "", options=())
     control_port: int = setting("", "Port of the Control API; 0 picks a free one.", 0, PORT)
 
@@ -454,6 +468,7 @@ KINDS = (
     ProcessKind("doctor", DoctorSettings, True),
     ProcessKind("image", ImageSettings, True, True),
     ProcessKind("status", StatusSettings, True),
+    ProcessKind("watch", WatchSettings, True),
     ProcessKind("queue", QueueSettings, True),
     ProcessKind("superlink", SuperLinkSettings, True),
     ProcessKind("supernode", SuperNodeSettings, True),

@@ -13,11 +13,12 @@ class Console:
 
     def take(self, event: events.Event, record: dict[str, Any]) -> None:
         """Print the event's line, if it has one."""
-        if line := _line(event, self._folder):
+        if line := line_of(event, self._folder):
             print(line, flush=True)
 
 
-def _line(event: events.Event, folder: str) -> str:
+def line_of(event: events.Event, folder: str) -> str:
+    """An event as the line that people read; empty for one that they need not."""
     match event:
         case events.ClientsAwaited():
             missing = f"; missing: {', '.join(event.missing)}" if event.missing else ""
@@ -47,6 +48,9 @@ def _line(event: events.Event, folder: str) -> str:
             )
         case events.PhaseFinished(arrived_late=late) if late:
             return f"round {event.round}: {late} replies to earlier phases came too late, and were left out"
+        case events.PhaseFinished(phase="train"):
+            replies = f"{event.accepted} of {event.accepted + event.rejected + event.late} replies"
+            return f"round {event.round}: train has {replies} after {event.seconds:.1f} s"
         case events.RunResumed():
             damaged = "".join(f"warning: {reason}\n" for reason in event.damaged)
             return f"{damaged}goes on after round {event.round} from {event.checkpoint} (resume='never' begins anew)"

@@ -108,6 +108,16 @@ class PhaseStarted(Event):
 
 
 @dataclass(frozen=True)
+class ReplyReceived(Event):
+    """A client's reply has come. What becomes of it is told when the phase is over."""
+
+    round: int
+    phase: str
+    client: Client
+    seconds: float
+
+
+@dataclass(frozen=True)
 class ReplyAccepted(Event):
     """A client's reply goes into the average."""
 

@@ -226,6 +226,9 @@ class Rounds:
             ttl=self.settings.round_deadline * (1 + self.settings.round_retries) + CLOCKS_DIFFER_S,
             lost=lambda node: self.emit(events.ClientLost(server_round, phase, self._client(node))),
             returned=lambda node: self.emit(events.ClientReturned(server_round, phase, self._client(node))),
+            received=lambda node, seconds: self.emit(
+                events.ReplyReceived(server_round, phase, self._client(node), seconds)
+            ),
             stale=self._stale,
         )
         exchange.send(messages)

@@ -100,6 +100,7 @@ class Exchange:
         ttl: seconds after which a client gives a message up; None for Flower's twelve hours.
         lost: called when a node that has not replied goes offline.
         returned: called when it is back; its message is sent again, once.
+        received: called with each node whose reply has come, and its seconds.
         stale: messages of earlier phases without a reply, by message id. Their replies are counted and dropped.
         replies: the last reply of each node, with the model unpacked under ``arrays``, in the order of arrival.
         bytes_down: bytes sent to each node.
@@ -114,6 +115,7 @@ class Exchange:
     ttl: float | None = None
     lost: Callable[[int], None] = lambda _: None
     returned: Callable[[int], None] = lambda _: None
+    received: Callable[[int, float], None] = lambda _, __: None
     stale: dict[str, int] = field(default_factory=dict)
     replies: dict[int, Message] = field(default_factory=dict)
     bytes_down: dict[int, int] = field(default_factory=dict)
@@ -223,6 +225,7 @@ class Exchange:
         self.replies.pop(node, None)
         self.replies[node] = unpacked(reply)
         self._offline.discard(node)
+        self.received(node, self.seconds[node])
 
     def _look(self) -> set[int]:
         """The nodes that are online; those that have gone or come back are told, and asked again."""

@@ -94,6 +94,7 @@ def run(
     project: Path,
     run_config: Mapping[str, RunValue],
     echo: Callable[[str], None],
+    submitted: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Run the app in simulation and take everything down, whatever happens.
 
@@ -103,6 +104,7 @@ def run(
         project: the app to run.
         run_config: run-config keys that differ from the app's defaults.
         echo: takes each line for the person.
+        submitted: called with Flower's id of the run when it has been submitted.
 
     Raises:
         UserError: Ray is missing, the port is taken, or the SuperLink ended.
@@ -122,7 +124,7 @@ def run(
                 echo(line)
             this.processes.require_running()
 
-        this.outcome = submit(Submission(project, run_config, address), watched)
+        this.outcome = submit(Submission(project, run_config, address), watched, submitted)
         return this.outcome
 
 

@@ -44,6 +44,7 @@ def run(
     project: Path,
     run_config: Mapping[str, RunValue],
     echo: Callable[[str], None],
+    submitted: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Start a SuperLink and the SuperNodes, train, and take everything down, whatever happens.
 
@@ -53,6 +54,7 @@ def run(
         project: the app to run.
         run_config: run-config keys that differ from the app's defaults.
         echo: takes each line for the person.
+        submitted: called each time with Flower's id of the run when it has been submitted.
     """
     settings = replace(settings, control_port=settings.control_port or ports.free_port())
     address = f"127.0.0.1:{settings.control_port}"
@@ -61,7 +63,7 @@ def run(
     # which this process waits for, would wait for it.
     resource_tracker.ensure_running()
     with launch(settings.results, echo) as this, ExitStack() as down:
-        this.outcome = _run(settings, data, submission, this, echo, down)
+        this.outcome = _run(settings, data, submission, this, echo, submitted, down)
         return this.outcome
 
 
@@ -71,6 +73,7 @@ def _run(
     submission: Submission,
     this: Launch,
     echo: Callable[[str], None],
+    submitted: Callable[[int], None],
     down: ExitStack,
 ) -> Outcome:
     processes = this.processes
@@ -92,30 +95,30 @@ def _run(
 
     clients = _supernodes(settings, data.dataset, this.home, submission.project)
 
-    def name_of(node: "re.Match[str]") -> str:
-        return processes.whose_log_has(f"SuperNode ID: {node[1]}") or node[0]
-
-    def watched(line: str) -> None:
-        echo(_NODE.sub(name_of, line))
-
     def restart(name: str) -> None:
         if name in clients:
             supernodes.start(processes, {name: clients[name]})
         else:
             _start_superlink(settings, data, processes, this.home)
 
-    def begun() -> None:
+    def start_clients() -> None:
         if missing := {name: client for name, client in clients.items() if name not in processes.running}:
             supernodes.start(processes, missing)
+
+    def begun(run_id: int) -> None:
+        submitted(run_id)
+        start_clients()
 
     supervisor = Supervisor(processes, restart, echo)
     down.callback(supervisor.stop)
     supervisor.start()
     try:
         if not submission.resumes:  # Bouquet's own waits for all clients, and starts while they do
-            begun()
+            start_clients()
             wait_for_clients(submission, settings.num_clients, lambda: None)
-        return submit_until_ended(submission, watched, begun, back_within_s=START_TIMEOUT_S)
+        return submit_until_ended(
+            submission, _with_names(processes, echo), begun, back_within_s=START_TIMEOUT_S
+        )
     except KeyboardInterrupt:
         if supervisor.error is not None:
             raise supervisor.error from None
@@ -124,6 +127,15 @@ def _run(
         supervisor.stop()
         processes.require_running()
         raise UserError(supervisor.latest or str(error)) from None
+
+
+def _with_names(processes: Processes, echo: Callable[[str], None]) -> Callable[[str], None]:
+    """Takes lines, and gives clients without a name those of their logs."""
+
+    def name_of(node: "re.Match[str]") -> str:
+        return processes.whose_log_has(f"SuperNode ID: {node[1]}") or node[0]
+
+    return lambda line: echo(_NODE.sub(name_of, line))
 
 
 def _fleet_address(home: Path) -> str:

@@ -67,7 +67,7 @@ class _Attempts:
 def submit_until_ended(
     submission: Submission,
     echo: Callable[[str], None],
-    begun: Callable[[], None] = lambda: None,
+    begun: Callable[[int], None] = lambda _: None,
     *,
     back_within_s: float = BACK_WITHIN_S,
 ) -> Outcome:
@@ -76,7 +76,7 @@ def submit_until_ended(
     Args:
         submission: what to run.
         echo: takes each line of the run's log.
-        begun: called each time when the run has been submitted.
+        begun: called each time with Flower's id of the run when it has been submitted.
         back_within_s: how long a SuperLink that has gone is waited for.
 
     Raises:

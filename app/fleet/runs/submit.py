@@ -52,6 +52,11 @@ class Submission:
     ca: Path | None = None
     resumes: bool = False
 
+    @property
+    def connection(self) -> Connection:
+        """To the SuperLink's Control API."""
+        return Connection(self.control_address, self.ca)
+
 
 def run_config_for(project: Path, num_clients: int, rounds: int | None, extra: str) -> dict[str, RunValue]:
     """The run config of a federation: the tutorial's minima, scaled to the number of clients.
@@ -147,7 +152,7 @@ def wait_for_clients(submission: Submission, number: int, look: Callable[[], Non
     """Wait until ``number`` clients are online; ``look`` is called again and again, and raises to give up."""
     from flwr.proto.control_pb2 import ListNodesRequest
 
-    with control(Connection(submission.control_address, submission.ca)) as client:
+    with control(submission.connection) as client:
         while (
             sum(node.status == "online" for node in client.ListNodes(ListNodesRequest()).nodes_info) < number
         ):
@@ -163,7 +168,7 @@ def wait_for_the_new(submission: Submission, number: int, echo: Callable[[str], 
     from flwr.proto.control_pb2 import ListNodesRequest
 
     deadline = time.monotonic() + NEW_CLIENTS_S
-    with control(Connection(submission.control_address, submission.ca)) as client:
+    with control(submission.connection) as client:
         told = False
         while True:
             states = [node.status for node in client.ListNodes(ListNodesRequest()).nodes_info]
@@ -186,7 +191,7 @@ def wait_for_as_many(submission: Submission, before: int, within_s: float) -> in
     from flwr.proto.control_pb2 import ListNodesRequest
 
     deadline = time.monotonic() + within_s
-    with control(Connection(submission.control_address, submission.ca)) as client:
+    with control(submission.connection) as client:
         while True:
             nodes = client.ListNodes(ListNodesRequest()).nodes_info
             online: int = sum(node.status == "online" for node in nodes)
@@ -215,7 +220,7 @@ class Outcome:
 
 
 def submit(
-    submission: Submission, echo: Callable[[str], None], begun: Callable[[], None] = lambda: None
+    submission: Submission, echo: Callable[[str], None], begun: Callable[[int], None] = lambda _: None
 ) -> Outcome:
     """Submit the run, pass its log to ``echo``, and return how it ended.
 
@@ -225,14 +230,14 @@ def submit(
     Args:
         submission: what to run.
         echo: takes each line of the run's log.
-        begun: called when the run has been submitted.
+        begun: called with Flower's id of the run when it has been submitted.
     """
     from flwr.proto.control_pb2 import StopRunRequest
 
-    with control(Connection(submission.control_address, submission.ca)) as client:
+    with control(submission.connection) as client:
         run_id = _start(client, submission, echo)
         try:
-            begun()
+            begun(run_id)
             queue.wait(client, run_id, echo)
             explained, told, evaluation = _follow(client, run_id, echo)
         except KeyboardInterrupt:

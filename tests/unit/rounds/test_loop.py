@@ -65,8 +65,8 @@ class Run:
 
 def test_a_round_emits_its_events_in_order() -> None:
     run = Run()
-    phase = ["phase_started", "reply_accepted", "reply_accepted", "reply_accepted", "phase_finished"]
-    evaluation = ["phase_started", "reply_accepted", "phase_finished"]
+    phase = ["phase_started", *["reply_received"] * 3, *["reply_accepted"] * 3, "phase_finished"]
+    evaluation = ["phase_started", "reply_received", "reply_accepted", "phase_finished"]
     assert [event.name() for event in run.events] == [
         "clients_connected",
         *(phase + evaluation + ["round_finished"]) * 2,

@@ -100,7 +100,7 @@ def test_a_stock_superlink_leaves_the_count_of_the_records(tmp_path: Path) -> No
     assert summary.bytes_per_client_and_round == {"down": 1500, "up": 900}
 
 
-def test_people_read_one_line_for_each_round_and_each_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_read_a_line_for_each_phase_and_each_failure(capsys: pytest.CaptureFixture[str]) -> None:
     stream = Stream("r", [Console("results/r")])
     for event in STORY:
         stream.emit(event)
@@ -108,6 +108,7 @@ def test_people_read_one_line_for_each_round_and_each_failure(capsys: pytest.Cap
         "waiting for clients: 1 of 2 connected",
         "2 clients connected",
         "round 1: train goes on without partition 1: array bias holds NaN or infinity",
+        "round 1: train has 1 of 2 replies after 1.5 s",
         "round 1: evaluate goes on without partition 1: no reply within 5 s (round-deadline, grace)",
         "round 1/2  accuracy 0.2500  loss nan  training loss 2.5000  6.5 s  (1 trained, 0 evaluated)",
         "round 2/2  accuracy 0.5000  loss 1.5000  training loss 2.0000  clients' accuracy 0.4000  1.0 s  "
