@@ -119,7 +119,10 @@ class ReplyReceived(Event):
 
 @dataclass(frozen=True)
 class ReplyAccepted(Event):
-    """A client's reply goes into the average."""
+    """A client's reply goes into the average.
+
+    With ``privacy``, ``update_length`` is not told. ``sha256`` is of the reply with all its objects.
+    """
 
     round: int
     phase: str
@@ -131,6 +134,19 @@ class ReplyAccepted(Event):
     bytes_down: int
     bytes_up: int
     device: str
+    update_length: float | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class UpdatesCompared(Event):
+    """How alike the updates of a round are; not told with ``privacy``."""
+
+    round: int
+    clients: list[Client]
+    agreement: list[float | None]
+    pairs: list[list[float | None]]
+    numbers: int
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.exception import PrivacyBudgetExhausted
 
 from app.errors import RunStopped
-from app.packing.arrays import NDArray, from_record, to_record
+from app.packing.arrays import ARRAYS, NDArray, from_record, to_record
 from app.packing.transport import forget, traffic
+from app.packing.updates import compare
 from app.rounds import events
 from app.rounds.enough import CLOCKS_DIFFER_S, Rule, needed, quorum
 from app.rounds.goal import Goal
@@ -32,6 +33,9 @@ from app.settings import RunSettings
 
 Evaluate = Callable[[ArrayRecord], tuple[float, float]]
 PARTITIONS_WITHIN_S = 60.0
+SHA256 = (
+    64  # characters of the id of a message that came over the network; Flower makes it of all its objects
+)
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Rounds:
     _partitions: Partitions = field(init=False)
     _ordered: Any = field(init=False)  # an OrderedGrid, which the strategies take for a Grid
     _names: Mapping[int, str] = field(default_factory=dict)
+    _lengths: dict[int, float] = field(default_factory=dict)  # of the last updates, by node id
     _stale: dict[str, int] = field(default_factory=dict)  # messages without a reply, and their round
     _clients: int = 0  # that the run has, or wants
 
@@ -164,6 +169,7 @@ class Rounds:
                 known=self.known("train"),
                 seen_examples=state.seen_examples,
                 names=self._labels(),
+                lengths=self._lengths,
             ),
             wanted=wanted,
         )
@@ -285,6 +291,8 @@ class Rounds:
             self.emit(events.ReplyLate(server_round, phase, self._client(node), reason))
         for reply in accepted:
             self.emit(self._accepted(server_round, phase, reply, exchange))
+        if self._tells_updates(phase) and len(accepted) > 1:
+            self.emit(self._compared(server_round, accepted))
         self.emit(
             events.PhaseFinished(
                 server_round,
@@ -297,6 +305,17 @@ class Rounds:
                 bytes_up=sum(exchange.bytes_up.values()),
                 arrived_late=exchange.arrived_late,
             )
+        )
+
+    def _tells_updates(self, phase: str) -> bool:
+        """With ``privacy`` a single update is not told of."""
+        return phase == "train" and self.settings.privacy == "none"
+
+    def _compared(self, server_round: int, replies: list[Message]) -> events.UpdatesCompared:
+        clients = [self._client(reply.metadata.src_node_id) for reply in replies]
+        updated = [from_record(reply.content.array_records[ARRAYS]) for reply in replies]
+        return events.UpdatesCompared(
+            server_round, clients, *compare(from_record(self.state.arrays), updated)
         )
 
     def _forget_before(self, server_round: int) -> None:
@@ -422,7 +441,7 @@ class Rounds:
     def _accepted(
         self, server_round: int, phase: str, reply: Message, result: Exchange
     ) -> events.ReplyAccepted:
-        node = reply.metadata.src_node_id
+        node, name = reply.metadata.src_node_id, reply.metadata.message_id
         metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
         prefix = "train" if phase == "train" else "eval"
         return events.ReplyAccepted(
@@ -436,6 +455,8 @@ class Rounds:
             bytes_down=result.bytes_down.get(node, 0),
             bytes_up=result.bytes_up.get(node, 0),
             device="cuda" if metrics.get("on-gpu") else "cpu",
+            update_length=self._lengths.get(node) if self._tells_updates(phase) else None,
+            sha256=name if len(name) == SHA256 else "",
         )
 
 

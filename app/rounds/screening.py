@@ -91,6 +91,7 @@ def screen(
     known: Known | None = None,
     seen_examples: MutableMapping[int, int] | None = None,
     names: Mapping[int, str] | None = None,
+    lengths: dict[int, float] | None = None,
 ) -> Screened:
     """Separate train replies that can go into an average from those that cannot.
 
@@ -102,9 +103,11 @@ def screen(
         seen_examples: node id to the count it last gave. Read, and updated with what was accepted: a
             client that suddenly claims more than ten times as many is left out. None: no memory.
         names: node id to the client's name, for the log.
+        lengths: takes the length of each update, by node id.
     """
     seen = {} if seen_examples is None else seen_examples
-    return _Screening(expected, known or Known(), seen, names or {}).run(replies)
+    found = {} if lengths is None else lengths
+    return _Screening(expected, known or Known(), seen, names or {}, found).run(replies)
 
 
 def screen_evaluation(
@@ -147,6 +150,7 @@ class _Screening:
     known: Known
     seen: MutableMapping[int, int]
     names: Mapping[int, str]
+    lengths: dict[int, float] = field(default_factory=dict)
     rejected: list[Rejection] = field(default_factory=list)
     limited: list[Rejection] = field(default_factory=list)
 
@@ -247,8 +251,10 @@ class _Screening:
         """
         if not replies:
             return []
-        lengths = {_node(reply): length(reply.content.array_records[ARRAYS], model) for reply in replies}
-        middle = median_high([*lengths.values(), length(model, None)])
+        lengths = self.lengths
+        for reply in replies:
+            lengths[_node(reply)] = length(reply.content.array_records[ARRAYS], model)
+        middle = median_high([*(lengths[_node(reply)] for reply in replies), length(model, None)])
         usual = median_low([_examples(reply) for reply in replies])
 
         def fault(reply: Message) -> str:

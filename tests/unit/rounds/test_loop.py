@@ -65,7 +65,8 @@ class Run:
 
 def test_a_round_emits_its_events_in_order() -> None:
     run = Run()
-    phase = ["phase_started", *["reply_received"] * 3, *["reply_accepted"] * 3, "phase_finished"]
+    came, used = ["reply_received"] * 3, ["reply_accepted"] * 3
+    phase = ["phase_started", *came, *used, "updates_compared", "phase_finished"]
     evaluation = ["phase_started", "reply_received", "reply_accepted", "phase_finished"]
     assert [event.name() for event in run.events] == [
         "clients_connected",
@@ -96,6 +97,26 @@ def test_replies_are_averaged_in_the_order_of_their_partitions() -> None:
     final = packing.from_record(run.rounds.state.arrays)
     assert final["bias"] == pytest.approx(np.full(3, 3 * step), rel=1e-5)
     assert final["bias"].dtype == np.float32
+
+
+def test_each_update_is_measured_and_compared_with_the_others() -> None:
+    run = Run()
+    first = [e for e in run.of(events.ReplyAccepted) if e.round == 1 and e.phase == "train"]
+    # Each of the nine numbers moves by 0.01, 0.02, 0.03, all in the same direction.
+    assert [event.update_length for event in first] == pytest.approx([0.03, 0.06, 0.09], rel=1e-4)
+    assert {e.update_length for e in run.of(events.ReplyAccepted) if e.phase == "evaluate"} == {None}
+    compared = run.of(events.UpdatesCompared)[0]
+    assert [client.label for client in compared.clients] == ["partition 0", "hospital-b", "partition 2"]
+    assert compared.agreement == [1, 1, 1] and compared.pairs == [[], [1], [1, 1]]
+    assert (compared.round, compared.numbers) == (1, 9)
+
+
+@pytest.mark.parametrize("privacy", ["central-fixed", "central-adaptive", "local"])
+def test_with_privacy_nothing_is_told_of_a_single_update(privacy: str) -> None:
+    run = Run(privacy=privacy)
+    accepted = run.of(events.ReplyAccepted)
+    assert accepted and {event.update_length for event in accepted} == {None}
+    assert not run.of(events.UpdatesCompared)
 
 
 def _one_is(wrong: Answer) -> Answer:
