@@ -3,6 +3,7 @@
 import hashlib
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,15 @@ def up(small_store: Path, tmp_path: Path) -> Iterator[tuple[str, ...]]:
     results = str(tmp_path / "results")
     yield ("up", "--data", str(small_store), "--results", results, *RUN)
     assert not leftovers(results)
+
+
+@pytest.fixture(scope="module")
+def unseen(
+    small_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "tuple[subprocess.CompletedProcess[str], Path]":
+    """The same run, at which nobody looks: what it has printed to a pipe, and its results."""
+    results = tmp_path_factory.mktemp("unseen") / "results"
+    return bouquet("up", "--data", str(small_store), "--results", str(results), *RUN), results
 
 
 def model_of(results: Path) -> str:
@@ -48,17 +58,17 @@ def test_a_terminal_shows_rounds_clients_and_what_is_left(
         assert "╭" not in terminal.text, "the lines stay, the view goes"
 
 
-def test_a_pipe_gets_lines_without_control_characters(up: tuple[str, ...]) -> None:
-    done = bouquet(*up)
+def test_a_pipe_gets_lines_without_control_characters(
+    unseen: "tuple[subprocess.CompletedProcess[str], Path]",
+) -> None:
+    done, _ = unseen
     assert done.returncode == 0 and not _CONTROL.search(done.stdout + done.stderr), done
     assert re.search(r"^round 1: train has 3 of 3 replies after [\d.]+ s$", done.stdout, re.M)
 
 
 def test_who_looks_on_and_goes_away_changes_nothing(
-    up: tuple[str, ...], tmp_path: Path, small_store: Path
+    up: tuple[str, ...], tmp_path: Path, unseen: "tuple[subprocess.CompletedProcess[str], Path]"
 ) -> None:
-    alone = tmp_path / "alone"
-    assert bouquet("up", "--data", str(small_store), "--results", str(alone), *RUN).returncode == 0
     results = tmp_path / "results"
     with (
         Terminal("watch", "--results", str(results)) as first,
@@ -78,13 +88,15 @@ def test_who_looks_on_and_goes_away_changes_nothing(
         assert run.stdout is not None
         run.stdout.read()
         assert run.wait(120) == 0 and "finished: 3 of 3 clients" in said
-    assert model_of(results) == model_of(alone)
+    assert model_of(results) == model_of(unseen[1])
 
 
-def test_a_run_that_is_over_can_be_shown_by_name(up: tuple[str, ...], tmp_path: Path) -> None:
-    assert bouquet(*up[:-4], "--rounds", "1").returncode == 0
-    name = (tmp_path / "results" / "latest").resolve().name
-    with Terminal("watch", "--results", str(tmp_path / "results"), "--run", name) as terminal:
-        assert terminal.end() == 0 and "completed" in terminal.text and "round 1 of 1" in terminal.text
-    done = bouquet("watch", "--results", str(tmp_path / "results"), "--run", "nothing")
+def test_a_run_that_is_over_can_be_shown_by_name(
+    unseen: "tuple[subprocess.CompletedProcess[str], Path]",
+) -> None:
+    results = unseen[1]
+    name = (results / "latest").resolve().name
+    with Terminal("watch", "--results", str(results), "--run", name) as terminal:
+        assert terminal.end() == 0 and "completed" in terminal.text and "round 6 of 6" in terminal.text
+    done = bouquet("watch", "--results", str(results), "--run", "nothing")
     assert done.returncode == 2 and "there is no run 'nothing'" in done.stderr
