@@ -75,8 +75,11 @@ while read -r ended client; do
 done <"$aside/ended" &
 
 compose up --detach "$service"
+tty=--no-TTY
+[ ! -t 1 ] || tty=  # a terminal gets the live view
 status=0
-compose run --rm --no-TTY train || status=$?
+# shellcheck disable=SC2086
+compose run --rm $tty train || status=$?
 mkdir -p results
 if [ "$status" = 0 ] || [ "$status" = 3 ]; then  # 3: finished on a subset of the clients
     compose cp superlink:/results/. results/

@@ -14,9 +14,11 @@ import typer
 from app.cli.identity import control_connection
 from app.cli.options import add_command, add_options, echo
 from app.environment import Setting, declared, read
+from app.errors import UserError
 from app.fleet.control import Connection
 from app.fleet.deployment import (
     DoctorSettings,
+    LogsSettings,
     PrepareSettings,
     QueueSettings,
     StatusSettings,
@@ -27,7 +29,7 @@ from app.fleet.deployment import (
     dotenv,
 )
 
-WATCH_S = 2.0
+WATCH_S, FOLLOW_S = 2.0, 1.0
 
 # The settings that doctor takes on the command line, from the classes that declare them. All of them it reads from the
 # environment, as the processes do.
@@ -143,6 +145,64 @@ def watch(settings: WatchSettings) -> None:
     follow(settings.results, settings.run, plain=settings.plain)
 
 
+_OF_LOGS = declared(LogsSettings)
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="The client, as `bouquet status` shows it.")],
+    lines: Annotated[
+        str | None, typer.Option("--lines", "-n", help=f"{_OF_LOGS['lines'].meaning} (default 100)")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help=_OF_LOGS["follow"].meaning)] = False,
+    state: Annotated[
+        str | None, typer.Option(help=f"{_OF_LOGS['state'].meaning} (BOUQUET_STATE, default state)")
+    ] = None,
+) -> None:
+    """Show the log of a client that shares it (BOUQUET_SHARE_LOGS=on there). Times are the server's, and UTC.
+
+    Run it where the SuperLink's state is: on its host or in its container.
+    """
+    from app.fleet.fleet_api.told import log_file, names_with_logs
+
+    settings = read(LogsSettings, {"lines": lines, "follow": follow, "state": state})
+    file = log_file(settings.state, name)
+    if not file.exists():
+        known = ", ".join(names_with_logs(settings.state)) or "none"
+        raise UserError(
+            f"{settings.state} (BOUQUET_STATE) has no log of {name}: it does not share it (BOUQUET_SHARE_LOGS=on there), or "
+            f"was not here yet; clients with a log: {known}"
+        )
+    shown, at = _end_of(file, settings.lines)
+    for line in shown:
+        echo(line)
+    while settings.follow:
+        time.sleep(FOLLOW_S)
+        at = _echo_from(file, at)
+
+
+def _end_of(file: Path, count: int) -> tuple[list[str], int]:
+    """The last lines of a log, with those of the file before it, and where the file ends."""
+    content = file.read_bytes()
+    before = file.with_suffix(".log.1")
+    lines = content.decode(errors="replace").splitlines()
+    if len(lines) < count and before.exists():
+        lines = before.read_text(errors="replace").splitlines() + lines
+    return lines[-count:], len(content)
+
+
+def _echo_from(file: Path, at: int) -> int:
+    """Print what a log has got since it had ``at`` bytes; how many it has now."""
+    if file.stat().st_size < at:  # a new file was begun
+        at = 0
+    with file.open("rb") as log:
+        log.seek(at)
+        new = log.read()
+    whole = new[: new.rfind(b"\n") + 1]
+    for line in whole.decode(errors="replace").splitlines():
+        echo(line)
+    return at + len(whole)
+
+
 @contextmanager
 def shown(results: Path, *, plain: bool) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
     """How a run that a command submits is shown; imported late, because the view imports what draws it."""
@@ -212,6 +272,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(queue, name="queue")
     add_command(app, watch, WatchSettings, example="bouquet watch")
     add_command(app, status, StatusSettings, example="bouquet status --watch --ca server/ca.crt")
+    app.command(epilog="Example: bouquet logs client-3 --follow")(logs)
     add_options(
         app,
         doctor,

@@ -203,6 +203,15 @@ class SuperNodeSettings(ClientSettings):
         "APP", "What `own` means in BOUQUET_ALLOWED_APPS; empty: the image's.", None, PATH
     )
     dataset_path: Path | None = setting(DATASET_VARIABLE, DATASET_PATH_MEANING, None, PATH)
+    share_logs: str = setting(
+        "BOUQUET_SHARE_LOGS", "Whether the server can show this client's log.", "off", one_of("on", "off")
+    )
+    share_metrics: str = setting(
+        "BOUQUET_SHARE_METRICS",
+        "Whether the server is told this client's memory and counts of messages.",
+        "on",
+        one_of("on", "off"),
+    )
     local_clients: int | None = setting(
         "BOUQUET_LOCAL_CLIENTS",
         "Clients on this host's cores; empty: all with BOUQUET_LEASES.",
@@ -344,6 +353,15 @@ class WatchSettings(ShownSettings):
 
 
 @dataclass(frozen=True)
+class LogsSettings:
+    """Which lines `bouquet logs` shows."""
+
+    state: Path = setting("BOUQUET_STATE", STATE_MEANING, Path("state"), PATH)
+    lines: int = setting("", "How many of the last lines.", 100, whole(1), ("--lines", "-n"))
+    follow: bool = setting("", "Go on showing new ones, until Ctrl-C.", False, options=("--follow", "-f"))
+
+
+@dataclass(frozen=True)
 class QueueSettings(ControlSettings):
     """Whose queue of runs `bouquet queue` shows."""
 
@@ -469,6 +487,7 @@ KINDS = (
     ProcessKind("image", ImageSettings, True, True),
     ProcessKind("status", StatusSettings, True),
     ProcessKind("watch", WatchSettings, True),
+    ProcessKind("logs", LogsSettings, True),
     ProcessKind("queue", QueueSettings, True),
     ProcessKind("superlink", SuperLinkSettings, True),
     ProcessKind("supernode", SuperNodeSettings, True),

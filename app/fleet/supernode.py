@@ -1,6 +1,7 @@
 """``bouquet supernode``: Flower's SuperNode with its partition id, its identity and warm ClientApps."""
 
 import json
+import os
 import socket
 import sys
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from app.environment import DATA_VARIABLE, Device, set_variables, with_variables
 from app.errors import UserError
 from app.fleet import flower, logs
 from app.fleet.deployment import ARTEFACTS_VARIABLE, DATASET_VARIABLE, SuperNodeSettings
+from app.fleet.fleet_api.telling import Address, Sharing
 from app.fleet.host import cores, memory, partition_ids, ports
 from app.fleet.host.gpus import choose_gpu
 from app.fleet.identity import hand_out, keys
@@ -160,13 +162,10 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None, lease: IO[str
         import flwr.supernode.start_client_internal  # noqa: F401 (what the SuperNode imports when it runs)
 
         selection = select(tables.SUPERNODE, context, settings.patches)
-    if settings.site_require and allowed_apps.ANY in settings.allowed_apps:
-        raise UserError(
-            "BOUQUET_SITE_REQUIRE cannot be honoured with BOUQUET_ALLOWED_APPS=any: an app can ignore the settings "
-            "of its run; name the apps that you have read"
-        )
+    _check_site(settings)
     # Before the key is read: the warm parent is a fork of this process, and apps are forks of that.
-    _begin_executor(settings, selection, context, gpu, parent)
+    shared = _sharing(settings, context)
+    _begin_executor(settings, selection, context, gpu, parent, shared)
     if settings.key is not None and settings.key.suffix == hand_out.SUFFIX:
         context.key = hand_out.fetch(settings.key, int(settings.partition_id), lease)
         settings = replace(settings, key=context.key)
@@ -182,6 +181,8 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None, lease: IO[str
     if settings.ca is not None:
         keys.watch_expiry([settings.ca], lambda line: print(f"warning: {line}", flush=True))
     selection.install()
+    if shared is not None:
+        shared.begin(_address(settings))
     try:
         if refusal := context.wait():
             context.latest_error, context.exit_status = refusal, REFUSED
@@ -202,12 +203,40 @@ def run(settings: SuperNodeSettings, parent: socket.socket | None, lease: IO[str
             context.executor.stop()
 
 
+def _check_site(settings: SuperNodeSettings) -> None:
+    """Raise UserError for rules of a site that this client could not keep."""
+    if settings.site_require and allowed_apps.ANY in settings.allowed_apps:
+        raise UserError(
+            "BOUQUET_SITE_REQUIRE cannot be honoured with BOUQUET_ALLOWED_APPS=any: an app can ignore the settings "
+            "of its run; name the apps that you have read"
+        )
+
+
+def _address(settings: SuperNodeSettings) -> Address:
+    assert settings.ca is not None and settings.key is not None
+    return Address(settings.superlink, settings.ca, keys.load_node_key(settings.key))
+
+
+def _sharing(settings: SuperNodeSettings, context: SuperNodeContext) -> Sharing | None:
+    """What this client tells of itself; None where that is nothing, or nobody would know who tells it."""
+    if settings.key is None or "on" not in (settings.share_logs, settings.share_metrics):
+        return None
+
+    def usage() -> dict[str, int]:
+        executor = context.executor
+        counts = {"messages": executor.messages, "apps_loaded": executor.loaded} if executor else {}
+        return {"memory_bytes": memory.private_bytes(os.getpid())} | counts
+
+    return Sharing(logs=settings.share_logs == "on", usage=usage if settings.share_metrics == "on" else None)
+
+
 def _begin_executor(
     settings: SuperNodeSettings,
     selection: Selection,
     context: SuperNodeContext,
     gpu: str | None,
     parent: socket.socket | None,
+    shared: Sharing | None,
 ) -> None:
     """Start the warm parent where its patch is on."""
     if "warm" not in selection:
@@ -227,6 +256,7 @@ def _begin_executor(
             site_require=settings.site_require,
             reach=_reach(settings),
             memory=_warm_memory(settings),
+            output=shared.output if shared else None,
         ),
         given=parent,
     )

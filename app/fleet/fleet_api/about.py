@@ -16,9 +16,8 @@ from typing import Any
 import grpc
 
 from app.errors import UserError
+from app.fleet.fleet_api.callers import channel_of_member, member_of
 from app.fleet.fleet_api.context import Details, Refused
-from app.fleet.identity.client_certificates import client_certificate
-from app.fleet.identity.members import shown_name
 from app.fleet.quiet import Budget
 from app.learning.data.store import MANIFEST, Store
 
@@ -75,27 +74,11 @@ class About:
 
     def answer(self, details: Details) -> bytes:
         """Answer a member. Raises Refused for anyone else."""
-        name = self._member(details) if self._authenticated else ""
+        name = member_of(self._nodes, details) if self._authenticated else ""
         if not self._budget.take(name):
             raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "Refused: it asks too often")
         said = Answer(name, versions(), time.time(), *self._described())
         return json.dumps(asdict(said)).encode()
-
-    def _member(self, details: Details) -> str:
-        from flwr.common.constant import PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
-        from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
-
-        given: dict[str, Any] = dict(details.invocation_metadata)
-        key = given.get(PUBLIC_KEY_HEADER)
-        try:
-            moment, signature = given[TIMESTAMP_HEADER].encode("ascii"), given[SIGNATURE_HEADER]
-            is_signed = verify_signature(bytes_to_public_key(given[PUBLIC_KEY_HEADER]), moment, signature)
-        except Exception:  # metadata from outside
-            is_signed = False
-        for node in self._nodes() if is_signed else ():
-            if node.public_key == key and node.status != "unregistered":
-                return shown_name(node)
-        raise Refused(grpc.StatusCode.UNAUTHENTICATED, "Refused: its key is not enrolled")
 
     def _described(self) -> tuple[list[int] | None, list[str] | None]:
         if self._data is None or not (self._data / MANIFEST).is_file():
@@ -119,17 +102,7 @@ def ask(address: str, ca: Path | None, keys: tuple[Any, Any] | None, name: str =
     Raises:
         UserError: it does not answer the question.
     """
-    from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
-
-    options = [("grpc.ssl_target_name_override", name)] if name else []
-    if ca is None or keys is None:
-        channel = grpc.insecure_channel(address, options)
-    else:
-        pair = client_certificate(keys[0], any_clock=True)
-        credentials = grpc.ssl_channel_credentials(ca.read_bytes(), *pair)
-        channel = grpc.intercept_channel(
-            grpc.secure_channel(address, credentials, options), NodeAuthClientInterceptor(*keys)
-        )
+    channel = channel_of_member(address, ca, keys, name)
     with channel:
         question = partial(channel.unary_unary(METHOD), b"", timeout=TIMEOUT_S)
         try:

@@ -25,6 +25,7 @@ from app.fleet.identity.client_certificates import certified_key
 log = logging.getLogger("flwr")
 
 Admitted = Callable[[Any, CallContext], Any]
+Local = Callable[[Details], bytes | Callable[[bytes], bytes]]  # answers, or wants the body
 
 WORKERS = 16
 # A SuperNode makes five calls at once at most: work, heartbeat, and two objects each way.
@@ -53,7 +54,7 @@ class FleetCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
     Args:
         handlers: Flower's handlers by the full name of their method.
         interceptors: Flower's, outermost first; one that refuses raises :class:`Refused`.
-        local: handlers of Bouquet's own calls, which have no body; they bring their own check.
+        local: handlers of Bouquet's own calls; they bring their own check. One that wants the body returns what takes it.
         certified: whether callers have shown a certificate, whose key must be the one that signs.
     """
 
@@ -61,7 +62,7 @@ class FleetCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
         self,
         handlers: Mapping[str, grpc.RpcMethodHandler],
         interceptors: Sequence[grpc.ServerInterceptor],
-        local: Mapping[str, Callable[[Details], bytes]],
+        local: Mapping[str, Local],
         *,
         certified: bool,
     ) -> None:
@@ -86,7 +87,7 @@ class FleetCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
         call = CallContext(details)
         try:
             if method in self._local:
-                answer: bytes = await self._work(self._local[method], details)
+                answer: bytes = await self._answer_here(details, call, context)
             else:
                 answer = await self._answer(details, call, context)
         except asyncio.CancelledError:
@@ -107,6 +108,17 @@ class FleetCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
         context.set_trailing_metadata(call.trailing)
         return answer
 
+    async def _answer_here(
+        self, details: Details, call: CallContext, context: grpc.aio.ServicerContext
+    ) -> bytes:
+        """A call of Bouquet's own."""
+        answer = await self._work(self._local[details.method], details)
+        if isinstance(answer, bytes):
+            return answer
+        self._key(details, context)
+        taken: bytes = await self._work(answer, await _body(call, context, MOST_BYTES_OF_OTHERS))
+        return taken
+
     def _end(self, peer: str) -> None:
         """End the connection of a caller who is refused, once it has heard so."""
         loop = asyncio.get_running_loop()
@@ -124,12 +136,8 @@ class FleetCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
         node.calls += 1
         try:
             async with node.large if large else node.small:
-                body = await context.read()
-                if body is grpc.aio.EOF:
-                    call.abort(grpc.StatusCode.CANCELLED, "the call has no body")
-                most = MOST_BYTES.get(details.method, MOST_BYTES_OF_OTHERS)
-                if not large and len(body) > most:
-                    call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a body larger than max: {most} bytes")
+                most = None if large else MOST_BYTES.get(details.method, MOST_BYTES_OF_OTHERS)
+                body = await _body(call, context, most)
                 parse = partial(_parse, handler, body, call)
                 del body
                 request = await self._work(parse) if large else parse()
@@ -198,6 +206,16 @@ class FleetCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+
+async def _body(call: CallContext, context: grpc.aio.ServicerContext, most: int | None) -> bytes:
+    """The body of a call, of at most ``most`` bytes."""
+    body: bytes = await context.read()
+    if body is grpc.aio.EOF:
+        call.abort(grpc.StatusCode.CANCELLED, "the call has no body")
+    if most is not None and len(body) > most:
+        call.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a body larger than max: {most} bytes")
+    return body
 
 
 def _parse(handler: grpc.RpcMethodHandler, body: bytes, call: CallContext) -> Any:

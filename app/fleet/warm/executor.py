@@ -57,6 +57,7 @@ class WarmSettings:
         site_require: what a run's settings must keep to.
         reach: what an app may reach; None for all that this user may.
         memory: bytes that loaded apps may hold together. The one at work is always kept.
+        output: descriptor that apps write to; None for this process's own output.
     """
 
     node_config: dict[str, Any]
@@ -68,6 +69,7 @@ class WarmSettings:
     site_require: Requirements = NO_REQUIREMENTS
     reach: Reach | None = NOTHING_MORE
     memory: int = 0
+    output: int | None = None
 
 
 class _Fork:
@@ -93,12 +95,16 @@ class WarmExecutor:
             or when that one has ended, it starts its own.
         why_over: why the message at hand is given up: its run has ended, or its time. Empty where it is not.
         has_ended: whether a run, by its id, is known to have ended.
+        messages: how many were started.
+        loaded: how often an app was loaded, so that its messages are forks of it.
     """
 
     settings: WarmSettings
     given: socket.socket | None = None
     why_over: Callable[[], str] = lambda: ""
     has_ended: Callable[[int], bool] = lambda _: True
+    messages: int = 0
+    loaded: int = 0
     _process: subprocess.Popen[bytes] | _Fork | None = None
     _parent: Peer | None = None
     _apps: dict[str, Peer] = field(
@@ -134,13 +140,23 @@ class WarmExecutor:
         with theirs:
             if fork and threading.active_count() == 1:
                 self._process = _Fork(
-                    parent.fork(partial(parent.run_warm_parent_in_fork, theirs, self.settings.threads), ours)
+                    parent.fork(
+                        partial(
+                            parent.run_warm_parent_in_fork,
+                            theirs,
+                            self.settings.threads,
+                            self.settings.output,
+                        ),
+                        ours,
+                    )
                 )
             else:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", parent.__file__, str(theirs.fileno()), str(os.getpid())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    stdout=self.settings.output,
+                    stderr=self.settings.output,
                     env=with_variables({"OMP_NUM_THREADS": str(self.settings.threads)}),
                 )
         self._parent = Peer(ours, self._process.pid)
@@ -270,6 +286,7 @@ class WarmExecutor:
             self.end_leftovers()
             return generic
         self._apps[fab.hash_str] = peer
+        self.loaded += 1
         self._make_room()
         return peer
 
@@ -313,6 +330,7 @@ class WarmExecutor:
         Raises:
             OSError or ValueError: no process could be started.
         """
+        self.messages += 1
         request = {"op": "fork", "token": token, "threads": self.settings.threads}
         if self.settings.persistent and fab.hash_str in self._apps:
             return self._worker_for(run, warm).start({**request, "op": "run"}, connection.fileno()), None

@@ -448,8 +448,18 @@ def run_warm_parent(control: socket.socket) -> int:
     return serve(control, trusted=True)
 
 
-def run_warm_parent_in_fork(control: socket.socket, threads: int) -> int:
-    """:func:`run_warm_parent` the warm parent of the SuperNode that this process was forked from."""
+def run_warm_parent_in_fork(control: socket.socket, threads: int, output: int | None = None) -> int:
+    """:func:`run_warm_parent` the warm parent of the SuperNode that this process was forked from.
+
+    Args:
+        control: where it is asked.
+        threads: PyTorch threads of a message.
+        output: descriptor to write to; None for that of the SuperNode.
+    """
+    if output is not None:
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

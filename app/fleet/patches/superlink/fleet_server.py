@@ -32,8 +32,8 @@ class _Handlers(dict[str, Any]):
 def apply(flower: Flower, context: Any) -> None:
     """Serve the Fleet API so. ``context`` is the settings of the SuperLink."""
     from app.environment import AppEnvironment, read
-    from app.fleet.fleet_api import about
-    from app.fleet.fleet_api.calls import FleetCalls
+    from app.fleet.fleet_api import about, told
+    from app.fleet.fleet_api.calls import FleetCalls, Local
     from app.fleet.fleet_api.health import METHOD, Health
     from app.fleet.fleet_api.server import Endpoint, FleetServer
     from app.fleet.fleet_api.tls import server_credentials
@@ -66,10 +66,14 @@ def apply(flower: Flower, context: Any) -> None:
         if certificates is not None:
             ca, pair = certificates[0], (certificates[2], certificates[1])
             credentials = server_credentials(pair, members, client_certificates=certified)
-        told = about.About(
-            state.get_node_info, read(AppEnvironment).data, authenticated=certificates is not None
-        )
-        local = {METHOD: health.answer, about.METHOD: told.answer}
+        has_keys = certificates is not None
+        answers = about.About(state.get_node_info, read(AppEnvironment).data, authenticated=has_keys)
+        letters = told.Told(state.get_node_info, context.state, authenticated=has_keys)
+        local: dict[str, Local] = {
+            METHOD: health.answer,
+            about.METHOD: answers.answer,
+            told.METHOD: letters.admit,
+        }
         calls = FleetCalls(handlers, [translate(), *interceptors, version()], local, certified=certified)
         endpoint = Endpoint(address, credentials, ca, pair, largest, context.health_port)
         server = FleetServer(endpoint, calls, health)
