@@ -8,13 +8,28 @@ bouquet queue         the runs that are under way or wait
 bouquet evaluate      have every client evaluate a model
 """
 
+import os
 import sys
-from typing import Any
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.completion import completion_init, get_completion_script  # type: ignore[attr-defined]
 
 from app.cli import data, identity, kubernetes, run, settings, tutorial, watch
 from app.errors import UserError
+
+COMPLETE = "_BOUQUET_COMPLETE"
+
+
+class Shell(StrEnum):
+    """A shell that completes commands."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
 
 app = typer.Typer(
     name="bouquet",
@@ -29,14 +44,41 @@ for group in (run, watch, data, tutorial, identity, kubernetes, settings):
 
 def main() -> Any:
     """Run the command; a mistake the person can mend is one line and status 2."""
+    if COMPLETE in os.environ:  # a shell asks how a line goes on
+        completion_init()
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{_explained(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _explained(error: UserError) -> str:
+    """Where the documents say more."""
+    from app.watch.troubleshooting import entry
+
+    found = entry(str(error))
+    return f" ({found})" if found else ""
+
+
+@app.command(epilog="Example: bouquet completion bash")
+def completion(
+    shell: Annotated[Shell | None, typer.Argument(help="Default: that of $SHELL.")] = None,
+) -> None:
+    """Print the shell's completion for bouquet.
+
+    \b
+    bash:  bouquet completion bash >~/.local/share/bash-completion/completions/bouquet
+    zsh:   bouquet completion zsh >"${fpath[1]}/_bouquet"
+    fish:  bouquet completion fish >~/.config/fish/completions/bouquet.fish
+    """
+    wanted = shell or Path(os.environ.get("SHELL", "")).name
+    if wanted not in list(Shell):
+        raise UserError(f"SHELL={wanted}: there is completion for {', '.join(Shell)}; name one of them")
+    print(get_completion_script(prog_name="bouquet", complete_var=COMPLETE, shell=wanted))
 
 
 if __name__ == "__main__":

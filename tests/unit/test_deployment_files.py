@@ -140,7 +140,7 @@ def test_the_build_context_is_a_list_of_what_is_needed() -> None:
     assert rules[0] == "*"
     allowed = {rule[1:] for rule in rules if rule.startswith("!")}
     assert allowed == {
-        "pyproject.toml", "README.md", "LICENSE", "app", "bouquet", "docker/build",
+        "pyproject.toml", "README.md", "LICENSE", "app", "bouquet", "docs/troubleshooting.md", "docker/build",
         "docker/requirements.txt", "docker/torch.txt", "docker/torch-cpu.txt", "docker/dev.txt",
     }  # fmt: skip
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from container_engine import ROOT
 
+from app.watch.troubleshooting import anchor, entry
+
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("deploy/*/README.md")]
 )
@@ -39,6 +41,16 @@ def test_every_error_has_an_entry() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     missing = [message for message in _errors() if f"| {message} |" not in text]
     assert not missing, "add a row to docs/troubleshooting.md: the message, and why it appears"
+
+
+def test_an_error_names_the_section_that_explains_it() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    sections = {anchor(heading) for heading in re.findall(r"^## (.*)$", text, re.MULTILINE)}
+    for message in _errors():
+        page, _, section = entry(message.replace("…", "some/thing | else")).partition("#")
+        assert page == "docs/troubleshooting.md" and section in sections, message
+    assert entry("there is no run 'x' in results (BOUQUET_RESULTS): it has none").endswith("#looking-at-runs")
+    assert entry("something that nobody says") == ""
 
 
 def test_no_entry_is_of_an_error_that_is_gone() -> None:
