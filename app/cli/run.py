@@ -29,8 +29,14 @@ def superlink(settings: SuperLinkSettings) -> None:
     """Run the SuperLink: SuperNodes dial in, and the Control API stays on loopback."""
     from app.fleet import superlink as link
 
+    def watch() -> None:
+        if settings.metrics:
+            from app.watch.monitor import superlink as metrics
+
+            metrics.serve(settings)
+
     look("server", settings)
-    link.run(settings)
+    link.run(settings, watch)
 
 
 def supernode(settings: SuperNodeSettings) -> None:

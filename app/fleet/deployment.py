@@ -29,6 +29,7 @@ from app.environment import (
     AppEnvironment,
     Device,
     Form,
+    is_whole,
     one_of,
     setting,
     whole,
@@ -114,8 +115,30 @@ class RunRules:
     )
 
 
+def parse_metrics(text: str) -> str:
+    """``host:port``; a port alone is one of loopback. Raises ValueError with what it may be."""
+    if is_whole(text):
+        text = f"127.0.0.1:{text}"
+    host, _, port = text.rpartition(":")
+    if not host or not is_whole(port) or not 0 < int(port) < 65536:
+        raise ValueError("a port of 127.0.0.1, or host:port, such as 9097 or 10.0.0.5:9097")
+    return text
+
+
 @dataclass(frozen=True)
-class SuperLinkSettings(RunRules):
+class WatchedSettings:
+    """What watches a SuperLink."""
+
+    metrics: str = setting(
+        "BOUQUET_METRICS",
+        "host:port where the SuperLink serves metrics for Prometheus; a port alone is on 127.0.0.1; empty: none.",
+        "",
+        Form("[HOST:]PORT", parse_metrics),
+    )
+
+
+@dataclass(frozen=True)
+class SuperLinkSettings(WatchedSettings, RunRules):
     """How the SuperLink is run. The Control API always listens on loopback."""
 
     fleet_address: str = setting("", "Where SuperNodes dial in.", "0.0.0.0:9092", ADDRESS)
@@ -388,7 +411,7 @@ class SimulateSettings(LocalSettings):
 
 
 @dataclass(frozen=True)
-class UpSettings(ClientSettings, LocalSettings, RunRules):
+class UpSettings(WatchedSettings, ClientSettings, LocalSettings, RunRules):
     """A federation of plain processes."""
 
 
@@ -451,6 +474,10 @@ class ComposeSettings:
     project_name: str = setting("COMPOSE_PROJECT_NAME", "Prefix of container names.", "bouquet")
     fleet_bind: str = setting("FLEET_BIND", "Address of this host that listens.", "0.0.0.0")
     fleet_port: int = setting("FLEET_PORT", "Port of this host that clients dial.", 9092, PORT)
+    metrics_bind: str = setting("METRICS_BIND", "Address of this host where the metrics are.", "127.0.0.1")
+    metrics_port: int = setting("METRICS_PORT", "Port of this host where the metrics are.", 9097, PORT)
+    prometheus_port: int = setting("PROMETHEUS_PORT", "Port of 127.0.0.1 for Prometheus.", 9090, PORT)
+    grafana_port: int = setting("GRAFANA_PORT", "Port of 127.0.0.1 for Grafana.", 3000, PORT)
     superlink_memory: str = setting("SUPERLINK_MEMORY", "Memory limit of the SuperLink.", "4g")
     supernode_memory: str = setting("SUPERNODE_MEMORY", "Memory limit of each client.", "4g")
     one_shot_memory: str = setting("ONE_SHOT_MEMORY", "Memory limit of what runs once.", "4g")

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 
 from app import process
 from app.environment import DRAIN, UNIX, AppEnvironment, read
@@ -46,8 +47,12 @@ def _defaults(settings: SuperLinkSettings) -> dict[str, str]:
     return members | {"OMP_NUM_THREADS": str(cores.available_cores()), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def run(settings: SuperLinkSettings) -> None:
+def run(settings: SuperLinkSettings, ready: Callable[[], None] = lambda: None) -> None:
     """Check what can be checked, then become the SuperLink; does not return.
+
+    Args:
+        settings: of the SuperLink.
+        ready: called when Flower has been imported and patched, before it starts.
 
     Raises:
         UserError: a port is taken, or a certificate or key cannot serve.
@@ -58,6 +63,9 @@ def run(settings: SuperLinkSettings) -> None:
         ports.require_free("--fleet-address", port, host or "0.0.0.0")
     ports.require_free("--control-port", settings.control_port)
     ports.require_free("BOUQUET_HEALTH_PORT", settings.health_port)
+    if settings.metrics:
+        host, port = ports.split(settings.metrics)
+        ports.require_free("BOUQUET_METRICS", port, host)
     if settings.certificates is not None:
         keys.check_server_identity(settings.certificates)
     if settings.state is not None:
@@ -81,6 +89,7 @@ def run(settings: SuperLinkSettings) -> None:
     # One line per request is noise here and costs time; Flower's own log lines say what happens. A filter, because
     # the web server sets this logger's level anew when it starts.
     logging.getLogger("uvicorn.access").addFilter(_failed)
+    ready()
     _run_flower(arguments(settings))
 
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -130,6 +131,7 @@ class Federation:
     clients: dict[str, Site]
     image: str
     port: int
+    metrics_port: int
     outcome: dict[str, str] = field(default_factory=dict)  # results by file name
 
     def volume(self, volume: str, *command: str) -> str:
@@ -145,14 +147,15 @@ def federation(images: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """The README's steps 1 to 10, with three clients on digits."""
     folder, network = tmp_path_factory.mktemp("hosts"), f"bouquet-sites-{secrets.token_hex(4)}"
     docker("network", "create", "--internal", network)
-    port = free_port()
+    port, metrics_port = free_port(), free_port()
     server = Site(
         folder / "server",
         "server",
         network,
         {
             "SERVER_NAMES": SERVER, "NUM_CLIENTS": "3", "ROUNDS": "2", "CONFIG": "learning-rate=0.003",
-            "FLEET_BIND": "127.0.0.1", "FLEET_PORT": str(port), "IMAGE_TAG": images,
+            "FLEET_BIND": "127.0.0.1", "FLEET_PORT": str(port), "METRICS_PORT": str(metrics_port),
+            "IMAGE_TAG": images,
         },
     )  # fmt: skip
     clients = {
@@ -164,7 +167,7 @@ def federation(images: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         )
         for number, name in enumerate(NAMES)
     }
-    federation = Federation(server, clients, f"bouquet-superlink:{images}", port)
+    federation = Federation(server, clients, f"bouquet-superlink:{images}", port, metrics_port)
     try:
         set_up(federation)
         yield federation
@@ -225,16 +228,23 @@ def test_only_9092_answers(federation: Federation) -> None:
     assert docker("exec", client, "python", "-c", SCAN, SERVER, timeout=300).split() == ["9092"]
 
     superlink = json.loads(docker("inspect", federation.server.container("superlink")))[0]
-    for network in superlink["NetworkSettings"]["Networks"].values():
+    for name, network in superlink["NetworkSettings"]["Networks"].items():
         address = network["IPAddress"]
+        own = (
+            name == f"{federation.server.name}_default"
+        )  # where no client is: metrics, for this host's loopback
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((address, 8000), timeout=5)
-        assert subprocess.check_output([sys.executable, "-c", SCAN, address], timeout=300).split() == [
-            b"9092"
-        ]
+        found = subprocess.check_output([sys.executable, "-c", SCAN, address], text=True, timeout=300)
+        assert found.split() == ["9092", "9097"] if own else ["9092"]
     published = [binding for binding in superlink["NetworkSettings"]["Ports"].values() if binding]
-    assert published == [[{"HostIp": "127.0.0.1", "HostPort": str(federation.port)}]]
+    ports = (federation.port, federation.metrics_port)
+    assert sorted(published, key=str) == sorted(
+        ([{"HostIp": "127.0.0.1", "HostPort": str(port)}] for port in ports), key=str
+    )
     socket.create_connection(("127.0.0.1", federation.port), timeout=5).close()
+    with urllib.request.urlopen(f"http://127.0.0.1:{federation.metrics_port}/metrics", timeout=20) as answer:
+        assert 'bouquet_client_online{client="hospital-a"} 1.0' in answer.read().decode()
 
 
 def test_a_client_opens_no_port_to_others(federation: Federation) -> None:

@@ -94,7 +94,8 @@ def test_one_value_sets_clients_partitions_and_replicas() -> None:
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
 def test_the_options_of_an_overlay_work_when_uncommented(name: str, tmp_path: Path) -> None:
-    shutil.copytree(K8S, tmp_path / "k8s")
+    for folder in (K8S, K8S.parent / "monitoring"):
+        shutil.copytree(folder, tmp_path / folder.name)
     file = tmp_path / "k8s" / "overlays" / name / "kustomization.yaml"
     text, count = re.subn(r"^#(  - \.\./\.\./components/)", r"\1", file.read_text(), flags=re.MULTILINE)
     assert count >= 5

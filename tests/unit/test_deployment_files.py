@@ -25,7 +25,7 @@ SETTINGS = dict(
 )
 LOCKS = {
     name: (ROOT / "docker" / f"{name}.txt").read_text()
-    for name in ("requirements", "torch", "dev", "simulation")
+    for name in ("requirements", "torch", "dev", "monitor", "simulation")
 }
 
 
@@ -86,10 +86,13 @@ def test_secrets_have_few_readers() -> None:
     }
 
 
-def test_one_published_port() -> None:
-    """9092; who needs the Control API has its socket, and no network."""
-    assert {name for name in SERVICES if SERVICES[name].get("ports")} == {"superlink"}
-    assert [port.rsplit(":", 1)[1] for port in SERVICES["superlink"]["ports"]] == ["9092"]
+def test_one_port_for_others() -> None:
+    """9092; who needs the Control API has its socket, and no network. Pages are on loopback, when they are asked for."""
+    published = {name: service["ports"] for name, service in SERVICES.items() if service.get("ports")}
+    assert [port.rsplit(":", 1)[1] for port in published.pop("superlink")] == ["9092"]
+    for name, ports in published.items():
+        assert SERVICES[name]["profiles"] == ["monitor"]
+        assert all(port.startswith("127.0.0.1:") for port in ports)
     for name in ("enroll", "train"):
         assert SERVICES[name]["network_mode"] == "none"
     assert {name for name in SERVICES if "control" in mounts(name)} == {"superlink", "enroll", "train"}
@@ -98,7 +101,9 @@ def test_one_published_port() -> None:
 def test_every_dependency_is_locked_with_hashes() -> None:
     """What pyproject.toml asks for stands in a lock, nothing twice, and each entry has hashes."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["simulation"]]
+    wanted = [*project["project"]["dependencies"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        wanted += extra
     for group in ("test", "lint"):
         wanted += project["dependency-groups"][group]
     have = locked(*LOCKS)

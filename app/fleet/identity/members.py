@@ -68,7 +68,7 @@ def enroll(name: str, public_key: Path, connection: Connection, *, max_examples:
     key = load_public_key(public_key)
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     with control(connection) as client:
-        known = _list(client)
+        known = listed(client)
         for member in known:
             if member.public_key == pem:
                 if member.status == "revoked":
@@ -117,7 +117,7 @@ def revoke(name: str, connection: Connection) -> str:
     where nobody of that name is enrolled or the SuperLink does not answer.
     """
     with control(connection) as client:
-        known = _list(client)
+        known = listed(client)
         current = [member for member in known if member.name == name and member.status != "revoked"]
         if not current:
             if any(member.name == name for member in known):
@@ -134,14 +134,14 @@ def revoke(name: str, connection: Connection) -> str:
 def members(connection: Connection) -> list[Member]:
     """Return everyone ever enrolled, by name, revoked ones last. Raises UserError."""
     with control(connection) as client:
-        known = _list(client)
+        known = listed(client)
     return sorted(known, key=lambda member: (member.status == "revoked", member.name))
 
 
-def table(listed: list[Member]) -> str:
+def table(shown: list[Member]) -> str:
     """Return the members as a table for people: name, status, last seen (UTC), bound, node id, fingerprint."""
     rows = [("NAME", "STATUS", "LAST SEEN", "MAX EXAMPLES", "NODE", "FINGERPRINT")]
-    for member in listed:
+    for member in shown:
         seen = f"{member.last_seen:%Y-%m-%d %H:%M:%S}" if member.last_seen else "never"
         bound = "-" if member.max_examples is None else str(member.max_examples)
         rows.append((member.name, member.status, seen, bound, str(member.node_id), member.fingerprint))
@@ -151,7 +151,8 @@ def table(listed: list[Member]) -> str:
     )
 
 
-def _list(client: "ControlHttpClient") -> list[Member]:
+def listed(client: "ControlHttpClient") -> list[Member]:
+    """Everyone ever enrolled, in the order of the SuperLink."""
     from flwr.proto.control_pb2 import ListNodesRequest
 
     return [_member(node) for node in client.ListNodes(ListNodesRequest()).nodes_info]

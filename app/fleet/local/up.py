@@ -34,6 +34,9 @@ _NODE = re.compile(r"\bnode (\d{9,})")  # a client without a name, which here ha
 def check(settings: UpSettings) -> None:
     """Raise UserError for what cannot work, before anything is prepared or started."""
     ports.require_free("--control-port", settings.control_port)
+    if settings.metrics:
+        host, port = ports.split(settings.metrics)
+        ports.require_free("--metrics", port, host)
     choose_gpu(settings.device, settings.visible_gpus, 0)
     check_switches(settings.patches, tables.NAMES)
 
@@ -160,6 +163,7 @@ def _start_superlink(settings: UpSettings, data: Data, processes: Processes, hom
             "BOUQUET_MODE": settings.mode or "local",
             **{name: str(value) for name, value in rules(settings).items() if value is not None},
             "BOUQUET_PATCHES": settings.patches,
+            "BOUQUET_METRICS": settings.metrics,
             "FLWR_HOME": str(home / "superlink"),
             "PYTHONPATH": flower.python_path(PACKAGE),
         },

@@ -57,6 +57,14 @@ def look(client: "ControlHttpClient") -> list[Entry]:
     return entries(client.ListRuns(ListRunsRequest()).run_dict.values())
 
 
+def states(client: "ControlHttpClient") -> list[str]:
+    """The state of each run that the SuperLink has; of those that have ended, how: ``completed``, ``failed``, ``stopped``."""
+    from flwr.proto.control_pb2 import ListRunsRequest
+
+    runs = client.ListRuns(ListRunsRequest()).run_dict.values()
+    return [run.status.sub_status or run.status.status for run in runs]
+
+
 def show(connection: Connection) -> list[Entry]:
     """The queue of the SuperLink at ``connection``."""
     with control(connection) as client:

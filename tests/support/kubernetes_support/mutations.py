@@ -287,6 +287,13 @@ MUTATIONS: dict[str, tuple[Rule, Change]] = {
             {"port": 9096, "name": "h"}
         ),
     ),
+    "service publishes metrics to others": (
+        wiring.services,
+        lambda o: find(o, "Service", "bouquet-superlink")["spec"].update(
+            type="LoadBalancer",
+            ports=[{"port": 9097, "targetPort": "fleet", "name": "m"}],
+        ),
+    ),
     "Control API declared": (
         wiring.services,
         lambda o: container(_server_pod(o), "superlink")["ports"].append({"containerPort": 8000}),

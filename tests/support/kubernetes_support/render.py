@@ -27,7 +27,11 @@ COMBINATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cpu+no-dns": ("cpu", ("no-dns",)),
     "cpu+cert-manager": ("cpu", ("cert-manager",)),
     "cpu+tensorboard": ("cpu", ("tensorboard",)),
-    "cpu+all": ("cpu", ("registry", "hub-egress", "cert-manager", "tensorboard", "external-clients")),
+    "cpu+monitoring": ("cpu", ("monitoring",)),
+    "cpu+all": (
+        "cpu",
+        ("registry", "hub-egress", "cert-manager", "tensorboard", "monitoring", "external-clients"),
+    ),
     "gpu+runtime-class": ("gpu", ("runtime-class",)),
     "gpu+time-slicing": ("gpu", ("time-slicing",)),
     "gpu+all": (

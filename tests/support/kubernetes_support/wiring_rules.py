@@ -27,7 +27,7 @@ from kubernetes_support.objects import (
 )
 
 APP = Path(__file__).parents[3] / "app"
-FLEET_PORT = 9092
+FLEET_PORT, METRICS_PORT = 9092, 9097
 CONTROL_PORT = 8000
 OF_THE_RUNTIME = {"NVIDIA_VISIBLE_DEVICES"}  # read by NVIDIA's container runtime
 # Made by the Job (or by cert-manager), so not among the manifests.
@@ -115,7 +115,7 @@ def writable(objects: list[Object]) -> list[str]:
 
 
 def services(objects: list[Object]) -> list[str]:
-    """Service ports are container ports of the pods they select; the Control API is in no Service."""
+    """Service ports are container ports of the pods they select; the Control API is in no Service, and metrics stay in the cluster."""
     problems = []
     for service in named(objects, "Service"):
         spec = service["spec"]
@@ -129,7 +129,10 @@ def services(objects: list[Object]) -> list[str]:
             for owner, pod in chosen:
                 if target not in ports(pod):
                     problems.append(f"{title(service)}: {owner} has no port {target}")
-            if any("superlink" in owner for owner, _ in chosen) and port["port"] != FLEET_PORT:
+            inside = (
+                {FLEET_PORT, METRICS_PORT} if spec.get("type", "ClusterIP") == "ClusterIP" else {FLEET_PORT}
+            )
+            if any("superlink" in owner for owner, _ in chosen) and port["port"] not in inside:
                 problems.append(f"{title(service)}: publishes {port['port']} of the SuperLink")
     for owner, pod in pods(objects):
         if CONTROL_PORT in ports(pod):

@@ -17,6 +17,9 @@ def check(site: Site) -> Finding:
             wanted.append(("--fleet-address", port, host or "0.0.0.0"))
         wanted.append(("--control-port", settings.control_port, "127.0.0.1"))
         wanted.append(("BOUQUET_HEALTH_PORT", settings.health_port, "127.0.0.1"))
+        if settings.metrics:
+            host, port = ports.split(settings.metrics)
+            wanted.append(("BOUQUET_METRICS", port, host))
     elif isinstance(settings, UpSettings):
         wanted.append(("--control-port", settings.control_port, "127.0.0.1"))
     elif (
