@@ -8,7 +8,6 @@ bouquet queue         the runs that are under way or wait
 bouquet evaluate      have every client evaluate a model
 """
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer
 from typer.completion import completion_init, get_completion_script  # type: ignore[attr-defined]
 
 from app.cli import data, identity, kubernetes, run, settings, tutorial, watch
+from app.environment import variables
 from app.errors import UserError
 
 COMPLETE = "_BOUQUET_COMPLETE"
@@ -44,7 +44,7 @@ for group in (run, watch, data, tutorial, identity, kubernetes, settings):
 
 def main() -> Any:
     """Run the command; a mistake the person can mend is one line and status 2."""
-    if COMPLETE in os.environ:  # a shell asks how a line goes on
+    if COMPLETE in variables():  # a shell asks how a line goes on
         completion_init()
     try:
         app()
@@ -75,7 +75,7 @@ def completion(
     zsh:   bouquet completion zsh >"${fpath[1]}/_bouquet"
     fish:  bouquet completion fish >~/.config/fish/completions/bouquet.fish
     """
-    wanted = shell or Path(os.environ.get("SHELL", "")).name
+    wanted = shell or Path(variables().get("SHELL", "")).name
     if wanted not in list(Shell):
         raise UserError(f"SHELL={wanted}: there is completion for {', '.join(Shell)}; name one of them")
     print(get_completion_script(prog_name="bouquet", complete_var=COMPLETE, shell=wanted))
