@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 import pytest
 from compose_stack import Stack, docker, eventually
 from container_engine import ROOT
+from terminal import Terminal
 
 from app.fleet.runs.bundle import app_hash
 
@@ -214,6 +215,25 @@ def test_another_run_on_the_same_federation(trained: Stack) -> None:
     assert "Traceback" not in wrong.stdout + wrong.stderr
     trained.compose("run", "--rm", "--no-TTY", "train", timeout=600, ROUNDS="1", CONFIG="seed=7")
     assert json.loads(trained.latest("summary.json"))["rounds"] == 1
+
+
+def test_a_terminal_shows_the_live_view_of_a_run_in_containers(trained: Stack) -> None:
+    program = ["docker", "compose", "--progress", "quiet", "--profile", "cpu"]
+    settings = trained.environment | {"ROUNDS": "3"}
+    with Terminal(
+        "run", "--rm", "train", columns=100, lines=40, environment=settings, program=program
+    ) as terminal:
+        screen = terminal.until(lambda text: re.search(r"round [12] of 3", text) is not None, 180)
+        assert all(f"client-{number} " in screen for number in range(10)), screen
+        assert terminal.end(180) == 0 and "finished: 10 of 10 clients" in terminal.text
+    watched = trained.compose("exec", "--no-TTY", "superlink", "bouquet", "watch", "--run", "latest")
+    assert "round 3/3" in watched and "\x1b" not in watched
+
+
+def test_the_server_shows_the_log_of_each_client(trained: Stack) -> None:
+    for number in (0, 9):
+        lines = trained.compose("exec", "--no-TTY", "superlink", "bouquet", "logs", f"client-{number}")
+        assert "SuperNode ID:" in lines, lines
 
 
 def test_scaling_keeps_ids_distinct(trained: Stack) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -20,7 +20,14 @@ from federation_processes import ROOT
 
 
 class Terminal:
-    """``bouquet ARGUMENTS`` on a terminal of ``columns`` and ``lines``. Leaving the context ends it."""
+    """``bouquet ARGUMENTS`` on a terminal of ``columns`` and ``lines``. Leaving the context ends it.
+
+    Args:
+        arguments: of ``program``.
+        columns, lines: the terminal's size.
+        environment: more than this process has.
+        program: another command than this checkout's ``bouquet``.
+    """
 
     def __init__(
         self,
@@ -28,6 +35,7 @@ class Terminal:
         columns: int = 80,
         lines: int = 24,
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "app.cli"),
     ) -> None:
         self._master, end = pty.openpty()
         fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -38,7 +46,7 @@ class Terminal:
             key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "COLUMNS", "LINES"}
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", *arguments],
+            [*program, *arguments],
             stdin=end, stdout=end, stderr=end, cwd=ROOT, start_new_session=True,
             env=outside | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **(environment or {})},
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
