@@ -19,7 +19,7 @@ endif
 BIN := $(VENV)/bin
 # A test of real processes that fails is run once more, and named at the end as RERUN.
 PROCESSES := --reruns 1 -r aR
-LOCKS := docker/requirements.txt docker/torch.txt docker/dev.txt docker/monitor.txt docker/simulation.txt
+LOCKS := docker/requirements.txt docker/torch.txt docker/dev.txt docker/monitor.txt docker/export.txt docker/simulation.txt
 SHELL_SCRIPTS := $(wildcard docker/*.sh docker/build/*.sh deploy/*.sh deploy/*/*.sh bench/*.sh .ci/*.sh) .ci/run
 
 .PHONY: run run-local run-compose-cpu run-compose-gpu check test test-federation fuzz faults test-containers lint bench simulate images sbom advisories venv clean

@@ -24,7 +24,7 @@ sbom)
     ;;
 advisories)
     # --strict: a package that the index does not know of counts as not looked at.
-    for lock in requirements torch dev monitor simulation audit; do
+    for lock in requirements torch dev monitor export simulation audit; do
         "$tools/bin/pip-audit" --strict --require-hashes --disable-pip --no-deps --progress-spinner off \
             --requirement "docker/$lock.txt"
     done

@@ -39,6 +39,8 @@ compile "$build" --constraint "$whole" --group test --group lint | only_new >doc
 cat docker/dev.txt >>"$whole"
 compile --constraint "$whole" --extra monitor --extra mlflow | only_new >docker/monitor.txt
 cat docker/monitor.txt >>"$whole"
+compile --constraint "$whole" --extra export | only_new >docker/export.txt
+cat docker/export.txt >>"$whole"
 compile --constraint "$whole" --extra simulation | only_new >docker/simulation.txt
 
 # The tools of docker/audit.sh, in an environment of their own.

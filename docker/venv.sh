@@ -15,7 +15,7 @@ python=${PYTHON:-python3}
     || { echo "venv: $python has no venv module: apt-get install python3-venv" >&2; exit 2; }
 
 set -- --require-hashes -r docker/requirements.txt -r docker/dev.txt -r docker/monitor.txt \
-    -r docker/simulation.txt
+    -r docker/export.txt -r docker/simulation.txt
 [ -n "${TORCH_INDEX:-}" ] || set -- "$@" -r docker/torch.txt
 
 echo "Installing the locked packages into $venv" >&2

@@ -17,7 +17,9 @@ def echo(line: str) -> None:
     print(line, flush=True)
 
 
-def add_command(app: typer.Typer, function: Callable[[S], None], settings: type[S], *, example: str) -> None:
+def add_command(
+    app: typer.Typer, function: Callable[[S], None], settings: type[S], *, example: str, words: str = ""
+) -> None:
     """Add a command to ``bouquet``.
 
     Args:
@@ -25,6 +27,7 @@ def add_command(app: typer.Typer, function: Callable[[S], None], settings: type[
         function: is called with the settings that were read. Its name and docstring are the command's.
         settings: the class whose fields become the options.
         example: one command line, for the help.
+        words: the field that takes the words after the options.
     """
     reads_dotenv = any(kind.settings is settings and kind.reads_dotenv for kind in KINDS)
 
@@ -32,14 +35,21 @@ def add_command(app: typer.Typer, function: Callable[[S], None], settings: type[
         function(read(settings, given, dotenv=dotenv() if reads_dotenv else {}))
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
-    add_options(app, run, declared(settings), example=example)
+    add_options(app, run, declared(settings), example=example, words=words)
 
 
 def add_options(
-    app: typer.Typer, run: Callable[..., None], wanted: Mapping[str, Setting], *, example: str
+    app: typer.Typer,
+    run: Callable[..., None],
+    wanted: Mapping[str, Setting],
+    *,
+    example: str,
+    words: str = "",
 ) -> None:
     """Add a command that is called with the text of each option that was given, by the name of its field."""
     parameters = [_parameter(name, of) for name, of in wanted.items() if options(name, of)]
+    if words:
+        parameters.insert(0, _words(words, wanted[words]))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(epilog=f"Example: {example}")(run)
@@ -59,3 +69,11 @@ def _parameter(name: str, of: Setting) -> inspect.Parameter:
         default=False if flag else None,
         annotation=Annotated[bool if flag else str | None, option],
     )
+
+
+def _words(name: str, of: Setting) -> inspect.Parameter:
+    """The words after the options; at least one."""
+    argument = typer.Argument(
+        help=of.meaning, metavar=f"{name.removesuffix('s').upper()}...", show_default=False
+    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[list[str], argument])

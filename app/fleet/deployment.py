@@ -65,6 +65,10 @@ CONTROL_MEANING = "Where the SuperLink's Control API is: host:port, or unix:/FIL
 STATE_MEANING = "Folder for what survives a restart."
 BASE_IMAGE = "debian:bookworm-slim"
 POD_NAME_MEANING = "Kubernetes: name of the pod, which ends in its ordinal."
+LATEST = "latest"
+RUN_MEANING = "The run: its name in the results folder, or its folder."
+RUN_DATA_MEANING = "The run's data store; default: the one under .bouquet/data that it was trained on."
+MODEL_MEANING = "best, last, or a safetensors file."
 SERVER_NAMES_MEANING = "Names and addresses that clients dial, separated by spaces."
 
 
@@ -385,6 +389,57 @@ class LogsSettings:
 
 
 @dataclass(frozen=True)
+class RunsSettings:
+    """Where the runs are that a command looks at."""
+
+    results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
+
+
+@dataclass(frozen=True)
+class ReportSettings(RunsSettings):
+    """What ``bouquet report`` draws."""
+
+    run: str = setting("", RUN_MEANING, LATEST)
+    data: Path | None = setting(DATA_VARIABLE, RUN_DATA_MEANING, None, PATH)
+    with_baselines: bool = setting(
+        "", "Train each partition alone and all data in one place, to compare.", False
+    )
+    out: Path | None = setting("", "The page; default: report.html in the run's folder.", None, PATH)
+
+
+@dataclass(frozen=True)
+class CompareSettings(RunsSettings):
+    """What ``bouquet compare`` sets side by side."""
+
+    runs: tuple[str, ...] = setting(
+        "", "Two runs or more: names in the results folder, or folders.", (), WORDS, ()
+    )
+    out: Path | None = setting("", "The page; default: compare-….html in the results folder.", None, PATH)
+
+
+@dataclass(frozen=True)
+class PredictSettings(RunsSettings):
+    """What ``bouquet predict`` asks, and which model."""
+
+    images: tuple[str, ...] = setting("", "Pictures, and folders of pictures.", (), WORDS, ())
+    run: str = setting("", RUN_MEANING, LATEST)
+    model: str = setting("", MODEL_MEANING, "best")
+    top: int = setting("", "Classes to name for each picture.", 3, whole(1))
+    as_json: bool = setting("", "Print JSON, with a schema_version.", False, options=("--json",))
+
+
+@dataclass(frozen=True)
+class ExportSettings(RunsSettings):
+    """What ``bouquet export`` writes."""
+
+    run: str = setting("", RUN_MEANING, LATEST)
+    model: str = setting("", MODEL_MEANING, "best")
+    form: str = setting("", "How it is written.", "torchscript", one_of("onnx", "torchscript"), ("--format",))
+    data: Path | None = setting(DATA_VARIABLE, RUN_DATA_MEANING, None, PATH)
+    out: Path | None = setting("", "The file; default: beside the model.", None, PATH)
+
+
+@dataclass(frozen=True)
 class QueueSettings(ControlSettings):
     """Whose queue of runs `bouquet queue` shows."""
 
@@ -516,6 +571,10 @@ KINDS = (
     ProcessKind("watch", WatchSettings, True),
     ProcessKind("logs", LogsSettings, True),
     ProcessKind("queue", QueueSettings, True),
+    ProcessKind("report", ReportSettings, True, True),
+    ProcessKind("compare", CompareSettings, True, True),
+    ProcessKind("predict", PredictSettings, True, True),
+    ProcessKind("export", ExportSettings, True, True),
     ProcessKind("superlink", SuperLinkSettings, True),
     ProcessKind("supernode", SuperNodeSettings, True),
     ProcessKind("app", AppEnvironment),

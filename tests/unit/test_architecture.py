@@ -21,6 +21,7 @@ LAYERS = (
     "app.cli",
     "app.watch",
     "app.tutorial",
+    "app.models",
     "app.fleet.kubernetes",
     "app.fleet.local",
     "app.fleet.runs",

@@ -25,7 +25,7 @@ SETTINGS = dict(
 )
 LOCKS = {
     name: (ROOT / "docker" / f"{name}.txt").read_text()
-    for name in ("requirements", "torch", "dev", "monitor", "simulation")
+    for name in ("requirements", "torch", "dev", "monitor", "export", "simulation")
 }
 
 

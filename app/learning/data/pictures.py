@@ -131,6 +131,16 @@ def decode(pictures: Sequence[Encoded], image_format: ImageFormat, workers: int)
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), bad
 
 
+def read_picture(encoded: Encoded, image_format: ImageFormat) -> Images:
+    """One picture as uint8 [C, H, W]; a coloured one becomes grey where the format is. Raises what decoders raise."""
+    picture = _upright(encoded.open())
+    if image_format.channels == 1 and not _is_grey(picture):
+        picture = picture.convert("L")
+    pixels: Images = _unfolded(picture, image_format)
+    array = np.asarray(pixels, np.uint8)
+    return array[np.newaxis] if image_format.channels == 1 else array.transpose(2, 0, 1)
+
+
 def _decode_one(encoded: Encoded, image_format: ImageFormat) -> Any:
     picture = encoded.open()
     with _one_at_a_time if picture.width * picture.height > _LARGE else nullcontext():

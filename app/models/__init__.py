@@ -1,0 +1,1 @@
+"""The models of runs, to use: loaded, asked about pictures, and written for other programs."""
