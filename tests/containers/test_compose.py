@@ -232,7 +232,9 @@ def test_a_terminal_shows_the_live_view_of_a_run_in_containers(trained: Stack) -
 
 def test_the_server_shows_the_log_of_each_client(trained: Stack) -> None:
     for number in (0, 9):
-        lines = trained.compose("exec", "--no-TTY", "superlink", "bouquet", "logs", f"client-{number}")
+        lines = trained.compose(
+            "exec", "--no-TTY", "superlink", "bouquet", "logs", f"client-{number}", "-n", "9999"
+        )
         assert "SuperNode ID:" in lines, lines
 
 

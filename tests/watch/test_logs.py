@@ -14,7 +14,7 @@ pytestmark = pytest.mark.federation
 # It looks like a line of the terminal's own, and is kept as plain text.
 SPEAKS = """
     def work(number):
-        print(f"the app of client {number} speaks \\x1b[31m", flush=True)
+        print(f"the app of client {number} speaks \\x1b[32m\\x1b[2J", flush=True)
 """
 
 
@@ -41,7 +41,7 @@ def test_a_client_that_shares_its_log_is_shown_and_another_is_not(two: Federatio
     assert two.train("", app).wait(120) == 0, two.log("train")
     assert follows.stdout is not None
     line = next(line for line in follows.stdout if "the app of client 0 speaks" in line)
-    assert "\x1b" not in line and line.endswith("speaks \\x1b[31m\n"), line
+    assert "\x1b" not in line and line.endswith("speaks \\x1b[2J\n"), line
     follows.send_signal(signal.SIGINT)
     follows.communicate(timeout=30)
     assert "the app of client 0 speaks" in two.log("supernode-0"), "its own log has it too"

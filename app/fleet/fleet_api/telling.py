@@ -21,6 +21,7 @@ import grpc
 
 from app.fleet.fleet_api.callers import channel_of_member
 from app.fleet.fleet_api.told import LARGEST_LETTER, METHOD, MOST_LINES
+from app.fleet.host.processes import COLOUR, EMPTY_LINE
 
 LINES_S, USAGE_S = 2.0, 15.0
 TIMEOUT_S = 10.0
@@ -38,7 +39,10 @@ class Lines:
         self._lock = threading.Lock()
 
     def add(self, line: str) -> None:
-        """Keep a line; the oldest one goes where there are too many."""
+        """Keep a line without its colours; the oldest one goes where there are too many. An empty one is no line."""
+        line = COLOUR.sub("", line)
+        if EMPTY_LINE.fullmatch(line):
+            return
         with self._lock:
             self._kept.append(line[:LONGEST_LINE])
             if len(self._kept) > MOST_KEPT:

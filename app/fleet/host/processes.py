@@ -17,7 +17,7 @@ from app.errors import UserError
 from app.process import end_with_parent
 
 EMPTY_LINE = re.compile(r"(\x1b\[\d+m|\s|INFO|:)*")  # of Flower's logger
-_COLOUR = re.compile(r"\x1b\[\d+m")
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 class Running(Protocol):
@@ -97,7 +97,7 @@ class Processes:
             text = (self.logs / f"{name}.log").read_text(errors="replace")
         except OSError:
             return ""
-        plain = _COLOUR.sub("", text)
+        plain = COLOUR.sub("", text)
         lines = [line.strip() for line in plain.splitlines() if not EMPTY_LINE.fullmatch(line)]
         errors = [line for line in lines if line.startswith("error: ")]
         return errors[-1] if errors else " | ".join(lines[-3:])[-500:]
