@@ -10,19 +10,20 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from app.environment import DRAIN, AppEnvironment, read
 from app.errors import UserError
 from app.fleet.control import Connection, control
 from app.fleet.deployment import SuperLinkSettings
+from app.fleet.fleet_api import told
 from app.fleet.host import ports
 from app.fleet.identity.certificates import load_certificate
 from app.fleet.identity.members import Member, listed
@@ -130,7 +131,7 @@ class SuperLink:
             for gone in self._names - named.keys():
                 self._measures.forget(gone)
             self._names = set(named)
-        yield from (by_state, by_status, online, seen)
+        yield from (by_state, by_status, online, seen, *_told(self._names))
 
     def _name(self, member: Member) -> str:
         """Its name; of a member without one, what the runs call it."""
@@ -163,6 +164,27 @@ class SuperLink:
             "Resident, of the processes of the runs.",
             _memory_of_children(),
         )
+
+
+def _told(names: Collection[str]) -> Iterator[Metric]:
+    """What members tell of themselves (``BOUQUET_SHARE_METRICS``)."""
+    memory = GaugeMetricFamily(
+        "bouquet_client_memory_bytes", "What its processes hold of their own.", labels=["client"]
+    )
+    messages = CounterMetricFamily(
+        "bouquet_client_messages", "Messages that it has worked on since its start.", labels=["client"]
+    )
+    loaded = CounterMetricFamily(
+        "bouquet_client_apps_loaded",
+        "Times that it loaded an app; all other messages were warm starts.",
+        labels=["client"],
+    )
+    for name, (_, usage) in list(told.latest.items()):
+        if name in names:
+            memory.add_metric([name], usage.memory_bytes)
+            messages.add_metric([name], usage.messages)
+            loaded.add_metric([name], usage.apps_loaded)
+    yield from (memory, messages, loaded)
 
 
 def _memory_of_children() -> int:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.fleet.deployment import SuperLinkSettings
+from app.fleet.fleet_api import told
 from app.fleet.identity import certificates
 from app.fleet.identity.members import Member
 from app.rounds import events
@@ -122,6 +123,18 @@ def test_members_certificates_and_disks_are_shown(
     members[0] = Member("hospital-a", "", 1, "revoked", None, b"")
     gone = look()
     assert not [labels for _, labels in gone if "hospital-a" in labels], "a revoked client has no figures"
+
+
+def test_what_clients_tell_of_themselves_is_shown_while_they_belong(
+    members: list[Member], look: Callable[[], Values], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = told.Usage(memory_bytes=300, messages=7, apps_loaded=1)
+    monkeypatch.setattr(told, "latest", {"hospital-a": (SINCE, usage), "stranger": (SINCE, usage)})
+    found = look()
+    assert found["client_memory_bytes", ("hospital-a",)] == 300
+    assert found["client_messages_total", ("hospital-a",)] == 7
+    assert found["client_apps_loaded_total", ("hospital-a",)] == 1
+    assert not [labels for _, labels in found if "stranger" in labels]
 
 
 def test_what_a_run_did_before_this_superlink_is_not_counted_again(
