@@ -234,10 +234,13 @@ def examples(
         float, typer.Option(min=1, help="Seconds that an app may take on each contender.")
     ] = 600.0,
     only: Annotated[str, typer.Option(help="Names of the apps, separated by commas.")] = "",
+    containers: Annotated[
+        bool, typer.Option("--containers", help="Run each in containers too; needs Docker.")
+    ] = False,
     out: Out = RESULTS,
 ) -> None:
     """Whether other people's apps run, and their seconds per round beside stock Flower."""
-    from bench import machine
+    from bench import compose, machine
     from bench.examples import apps, table
     from bench.examples import measure as part
 
@@ -246,11 +249,13 @@ def examples(
         raise BenchError(
             f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(e.name for e in found)}"
         )
+    if containers and (reason := compose.missing()):
+        raise BenchError(f"--containers: {reason}")
     target = _folder(out)
     with _workspace() as workspace:
         report = part.measure(
             [each for each in found if not names or each.name in names],
-            part.Report(folder.name, clients, rounds, machine.describe()),
+            part.Report(folder.name, clients, rounds, machine.describe(), containers),
             workspace,
             limit,
             _say,

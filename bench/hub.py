@@ -6,6 +6,7 @@ Whoever asks must have :func:`environment` before `huggingface_hub` is imported.
 
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,6 +99,12 @@ def _files(folder: Path) -> dict[str, Path]:
     return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.parquet"))}
 
 
+def folder_of(shelf: Path, name: str) -> Path | None:
+    """The folder of a data set in a folder of all, where it has one."""
+    folder = shelf / name
+    return folder if folder.is_dir() else None
+
+
 @contextmanager
 def serving(find: Find) -> Iterator[int]:
     """Serve data sets on loopback; yields the port."""
@@ -112,13 +119,19 @@ def serving(find: Find) -> Iterator[int]:
         server.server_close()
 
 
-def environment(port: int, cache: Path) -> dict[str, str]:
+def environment(port: int, cache: Path, host: str = "127.0.0.1") -> dict[str, str]:
     """The variables with which a process asks this hub, and keeps what it gets in the folder `cache`."""
     return {
-        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+        "HF_ENDPOINT": f"http://{host}:{port}",
         "HF_HOME": str(cache),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_OFFLINE": "0",
-        "NO_PROXY": "127.0.0.1",
+        "NO_PROXY": host,
     }
+
+
+if __name__ == "__main__":  # in a container: FOLDER PORT
+    ThreadingHTTPServer(
+        ("0.0.0.0", int(sys.argv[2])), partial(Handler, find=partial(folder_of, Path(sys.argv[1])))
+    ).serve_forever()

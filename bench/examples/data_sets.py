@@ -77,6 +77,10 @@ class Shelf:
                 self._make(name, folder)
         return folder
 
+    def made(self) -> dict[str, Path]:
+        """The data sets that there are by now, by name."""
+        return {name: self._folder / name for name in STAND_INS if (self._folder / name).is_dir()}
+
     def _make(self, name: str, folder: Path) -> None:
         from datasets import ClassLabel, Dataset, disable_progress_bars
 

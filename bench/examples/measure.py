@@ -14,6 +14,7 @@ from typing import Any
 from bench import hub
 from bench.contenders.stock_flower import deploy, flwr_run, quiet_commands
 from bench.environments import ROOT
+from bench.examples import containers
 from bench.examples.apps import ROUNDS_KEY, Example, copied, surroundings
 from bench.examples.data_sets import Shelf
 from bench.processes import BenchError, Processes
@@ -27,6 +28,9 @@ _ROUND = re.compile(r"\[ROUND \d+(/\d+)?\]")
 _WRONG = re.compile(
     r"^error: |^\S+ failed: |replies were errors: |> Received error in reply |^\w+(\.\w+)*(Error|Exception): "
 )
+
+
+Run = Callable[[Path, str, int, Processes, float], Iterable[str]]
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Report:
     clients: int
     rounds: int
     machine: dict[str, Any]
+    in_containers: bool = False
     rows: list[Row] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -88,7 +93,14 @@ def measure(
             scratch = workspace / example.name
             try:
                 _measure(
-                    example, row, report, scratch, hub.environment(port, scratch / "cache"), limit_s, echo
+                    example,
+                    row,
+                    report,
+                    scratch,
+                    hub.environment(port, scratch / "cache"),
+                    limit_s,
+                    echo,
+                    shelf,
                 )
             except BenchError as error:
                 row.problem = str(error)
@@ -112,6 +124,7 @@ def _measure(
     environment: dict[str, str],
     limit_s: float,
     echo: Callable[[str], None],
+    shelf: Shelf,
 ) -> None:
     app = copied(example, scratch / "app")
     packages, row.given_up = surroundings(example)
@@ -122,15 +135,15 @@ def _measure(
         "OMP_NUM_THREADS": "1",
     }
     config = f"{ROUNDS_KEY}={report.rounds}" if ROUNDS_KEY in example.config else ""
-    for key, run in (("bouquet", _bouquet), ("stock", _stock)):
+    contenders: dict[str, Run] = {"bouquet": _bouquet, "stock": _stock}
+    if report.in_containers:  # last, when the data sets are made that it asks for
+        contenders["containers"] = _in_containers(shelf)
+    for key, run in contenders.items():
         echo(f"{row.name}: {key} …")
         row.runs[key] = _timed(run, app, config, report.clients, scratch / key, shared, limit_s)
         done = row.runs[key]
         per_round = f"{done.warm_s:.2f} s a round" if done.warm_s else f"{done.command_s:.0f} s in all"
         echo(f"{row.name}: {key}: {done.problem or per_round}")
-
-
-Run = Callable[[Path, str, int, Processes, float], Iterable[str]]
 
 
 def _timed(
@@ -164,6 +177,13 @@ def _bouquet(app: Path, config: str, clients: int, processes: Processes, limit_s
         "--clients", str(clients), "--results", str(processes.logs / "results"), "--config", config,
     ]  # fmt: skip
     return processes.run("up", command, limit_s, cwd=processes.logs)
+
+
+def _in_containers(shelf: Shelf) -> Run:
+    def run(app: Path, config: str, clients: int, processes: Processes, limit_s: float) -> Iterable[str]:
+        return containers.run(app, config, clients, processes, limit_s, shelf.made())
+
+    return run
 
 
 def _stock(app: Path, config: str, clients: int, processes: Processes, limit_s: float) -> Iterable[str]:

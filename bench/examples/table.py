@@ -10,6 +10,7 @@ from bench.machine import one_line
 HEADING = (
     "app",
     "Bouquet",
+    "in containers",
     "stock Flower",
     "first round",
     "a round after it",
@@ -20,12 +21,13 @@ HEADING = (
 
 def cells(row: Row) -> list[str]:
     """One line of the table."""
-    bouquet, stock = row.runs.get("bouquet"), row.runs.get("stock")
+    bouquet, stock, boxed = (row.runs.get(key) for key in ("bouquet", "stock", "containers"))
     runs = [ran if ran and not ran.problem and ran.warm_s else None for ran in (bouquet, stock)]
     ours, theirs = (ran.warm_s if ran else None for ran in runs)
     return [
         row.name,
         _verdict(bouquet, row.problem),
+        _boxed(boxed, row.problem),
         _verdict(stock, row.problem),
         ", ".join(f"{ran.round_s[0]:.1f} s" if ran else "?" for ran in runs) if any(runs) else "",
         ", ".join(f"{each:.1f} s" if each else "?" for each in (ours, theirs)) if any(runs) else "",
@@ -41,6 +43,11 @@ def _surroundings(row: Row) -> Iterator[str]:
         yield f"not the pinned {', '.join(row.given_up)}"
     if row.added:
         yield "packages that are not ours"
+
+
+def _boxed(ran: Ran | None, problem: str) -> str:
+    told = _verdict(ran, problem)
+    return f"{told}, {ran.warm_s:.1f} s a round" if told == "runs" and ran and ran.warm_s else told
 
 
 def _verdict(ran: Ran | None, problem: str) -> str:

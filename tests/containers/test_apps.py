@@ -1,7 +1,4 @@
-"""Apps as people write them, unchanged, one after another on one federation of containers.
-
-The tutorial's app in the old style is not among them: it fetches its data from a hub, which these clients cannot reach.
-"""
+"""Apps as people write them, unchanged, one after another on one federation of containers."""
 
 import json
 import re
@@ -12,6 +9,8 @@ import pytest
 from compose_stack import Stack, docker
 from container_engine import ROOT, build_environment
 from federation_processes import bouquet
+
+from bench.examples.containers import with_hub
 
 pytestmark = pytest.mark.containers
 
@@ -69,6 +68,28 @@ def test_apps_run_unchanged_and_their_results_are_collected(with_packages: str) 
             assert float(rounds[-1]) > least, rounds
             (superlink,) = stack.containers("superlink")
             assert stack.inside(superlink, "ls", "/results/latest/artefacts").stdout.split() == [leaves]
+        assert "loads the app anew" not in stack.logs("supernode-cpu")
+    finally:
+        stack.remove()
+
+
+@pytest.mark.timeout(900)
+def test_the_tutorial_in_the_old_style_fetches_its_data_and_learns(
+    images: str, cifar10: Path, tmp_path: Path
+) -> None:
+    """From a hub, which is a container beside the clients here; such an app makes connections."""
+    app = ROOT / "tests" / "apps" / "tutorial"
+    hub = with_hub(tmp_path / "hub.yaml", images, {"uoft-cs/cifar10": cifar10})
+    settings = {"NUM_CLIENTS": "3", "APP": str(app), "BOUQUET_CONFINEMENT": "off"}
+    config = {"CONFIG": "min-clients=3 num-server-rounds=4", "COMPOSE_FILE": f"compose.yaml:{hub}"}
+    stack = Stack(images, settings | config)
+    try:
+        stack.compose("up", "--detach", timeout=300)
+        assert stack.wait("train", timeout=600) == 0, stack.logs()
+        (found,) = re.findall(r"\{'accuracy': \[(.*)\]", stack.logs("train"))
+        accuracies = [float(each) for each in re.findall(r", ([\d.]+)\)", found)]
+        assert len(accuracies) == 4 and max(accuracies) > 0.15, accuracies
+        assert json.loads(stack.latest("summary.json"))["status"] == "completed"
         assert "loads the app anew" not in stack.logs("supernode-cpu")
     finally:
         stack.remove()
