@@ -121,7 +121,7 @@ def test_the_table_says_what_runs_and_why_not(tmp_path: Path) -> None:
         "| good | runs | not tried | runs | 5.0 s, 12.0 s | 1.0 s, 10.0 s | 10.0 | made-up data for a/b |"
         in said
     )
-    assert "| bad | up ended with status 1: no / way | runs |" in said
+    assert "| bad | up ended with status 1: no / way | not tried | runs |" in said
     assert "| odd | a requirement | a requirement |" in said
     assert json.loads((tmp_path / "examples.json").read_text())["rows"][0]["runs"]["bouquet"]["round_s"] == [
         5.0,
