@@ -12,18 +12,6 @@ from app.watch.report.examined import Examined
 from app.watch.report.gather import EVALUATE, TRAIN, Reply, Run
 from app.watch.report.page import Page, Section, cell, duration, moment, number, only, size
 
-WORDS = {
-    "reply_rejected": "reply left out",
-    "reply_late": "no reply in time",
-    "reply_limited": "counted as less",
-    "client_lost": "client lost",
-    "client_returned": "client back",
-    "phase_retried": "phase tried again",
-    "run_resumed": "run went on",
-    "average_refused": "average refused",
-    "privacy_budget_spent": "privacy budget spent",
-    "clients_awaited": "clients awaited",
-}
 FILES = "report"
 
 
@@ -146,7 +134,7 @@ def client_table(run: Run) -> Table:
     for client, partition in run.clients.items():
         trained = _of(run, client, TRAIN)
         evaluated = _of(run, client, EVALUATE)
-        failed = [f for f in faults[client] if f.kind in ("reply_rejected", "reply_late")]
+        failed = [f for f in faults[client] if f.counts and f.kind in ("reply_rejected", "reply_late")]
         rows.append(
             [
                 client,
@@ -252,7 +240,14 @@ def _failures(run: Run) -> Section:
         section.notes = ["Nothing failed."]
         return section
     rows = [
-        [moment(f.time), f.round or None, f.phase, f.client, WORDS.get(f.kind, f.kind), f.reason]
+        [
+            moment(f.time),
+            f.round or None,
+            f.phase,
+            f.client,
+            course.WORDS.get(f.kind, f.kind),
+            f.reason if f.counts else f"{f.reason} (this round was run again)".strip(),
+        ]
         for f in run.faults
     ]
     table = Table(["time", "round", "phase", "client", "what", "why"], rows, frozenset({1}))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.watch.report.drawing import Figure, Table, colour, sheet
-from app.watch.report.gather import EVALUATE, TRAIN, Run
+from app.watch.report.gather import EVALUATE, TRAIN, Reply, Run
 
 MOST_ROWS = 40  # clients in a figure; the files have all
 # What became of a client in a round, from what matters most to what matters least: sign, word, colour.
@@ -22,6 +22,20 @@ STATES = {
     "idle": ("·", "not asked", "none"),
 }
 
+# What people read of a fault, by its event.
+WORDS = {
+    "reply_rejected": "reply left out",
+    "reply_late": "no reply in time",
+    "reply_limited": "counted as less",
+    "client_lost": "client lost",
+    "client_returned": "client back",
+    "phase_retried": "phase tried again",
+    "run_resumed": "run went on",
+    "average_refused": "average refused",
+    "privacy_budget_spent": "privacy budget spent",
+    "clients_awaited": "clients awaited",
+}
+
 
 def states(run: Run) -> dict[str, list[str]]:
     """What became of each client in each round that was begun: the first of STATES that is true."""
@@ -32,7 +46,7 @@ def states(run: Run) -> dict[str, list[str]]:
         "client_returned": "returned", "reply_limited": "limited",
     }  # fmt: skip
     for fault in run.faults:
-        if fault.client and fault.kind in kinds:
+        if fault.counts and fault.client and fault.kind in kinds:
             of.setdefault((fault.client, fault.round), set()).add(kinds[fault.kind])
     replied = Counter((reply.client, reply.round) for reply in run.replies)
     asked = Counter((client, number) for (number, _), clients in run.asked.items() for client in set(clients))
@@ -147,17 +161,17 @@ def timeline(run: Run) -> Figure | None:
     unit, per = ("min", 60.0) if run.ended and at(run.ended) > 600 else ("s", 1.0)
     with sheet("timeline", 8.6, 1.5 + 0.24 * max(len(clients), 1)) as made:
         axes = made.axes
-        for phase, tone, half in ((TRAIN, "c1", 0.36), (EVALUATE, "c6", 0.22)):
+        for replies, word, look in _bars(run):
+            half = 0.22 if word == "evaluation" else 0.36
             for client, row in row_of.items():
                 bars = [
                     (at(reply.begun) / per, max(reply.seconds, 0.01) / per)
-                    for reply in run.replies
-                    if reply.client == client and reply.phase == phase
+                    for reply in replies
+                    if reply.client == client
                 ]
-                axes.broken_barh(
-                    bars, (row - half, 2 * half), color=colour(tone), linewidth=0.6, edgecolor=colour("card")
-                )
-            axes.barh(0, 0, color=colour(tone), label={TRAIN: "training", EVALUATE: "evaluation"}[phase])
+                axes.broken_barh(bars, (row - half, 2 * half), **look)
+            if replies:
+                axes.barh(0, 0, label=word, **look)
         _marks(axes, run, row_of, lambda time: at(time) / per)
         _rows(axes, clients)
         axes.set_xlabel(f"{unit} since the run began")
@@ -165,8 +179,9 @@ def timeline(run: Run) -> Figure | None:
         axes.grid(axis="x")
         made.canvas.legend(loc="outside upper left", ncols=4, fontsize=9)
     rows = [
-        [round(at(r.begun), 3), r.round, r.phase, r.client, "reply", round(r.seconds, 3), ""]
-        for r in run.replies
+        [round(at(r.begun), 3), r.round, r.phase, r.client, what, round(r.seconds, 3), ""]
+        for what, replies in (("reply", run.replies), ("reply, run again", run.undone))
+        for r in replies
     ]
     rows += [[round(at(f.time), 3), f.round, f.phase, f.client, f.kind, "", f.reason] for f in run.faults]
     table = Table(
@@ -174,18 +189,32 @@ def timeline(run: Run) -> Figure | None:
         sorted(rows, key=lambda row: (row[0], row[1])),
         frozenset({0, 1, 5}),
     )
-    counts = Counter(fault.kind.replace("_", " ") for fault in run.faults)
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "no faults"
+    counts = Counter(WORDS.get(fault.kind, fault.kind) for fault in run.faults)
+    told = ", ".join(f"{word}: {count}" for word, count in counts.items()) or "no faults"
     said = f"Each reply as a bar over {at(run.ended or began) / per:.1f} {unit}; {told}."
     return made.figure("timeline", "Who took part, by time", said, table)
 
 
+def _bars(run: Run) -> list[tuple[list[Reply], str, dict[str, Any]]]:
+    """Replies, what they are called, and how their bars look."""
+    edge = {"linewidth": 0.6, "edgecolor": colour("card")}
+    return [
+        ([r for r in run.replies if r.phase == TRAIN], "training", edge | {"facecolor": colour("c1")}),
+        ([r for r in run.replies if r.phase == EVALUATE], "evaluation", edge | {"facecolor": colour("c6")}),
+        (
+            run.undone,
+            "cut off and run again",
+            {"facecolor": colour("none"), "edgecolor": colour("soft"), "hatch": "///", "linewidth": 0.8},
+        ),
+    ]
+
+
 _SIGNS = {
-    "client_lost": ("lost", "X", "bad"),
-    "client_returned": ("back", "^", "c3"),
-    "reply_late": ("no reply in time", "D", "c2"),
-    "reply_rejected": ("reply left out", "s", "bad"),
-    "reply_limited": ("counted as less", "v", "c4"),
+    "client_lost": ("lost", "X", "bad", -0.2),
+    "client_returned": ("back", "^", "c3", -0.2),
+    "reply_late": ("no reply in time", "D", "c2", 0.2),
+    "reply_rejected": ("reply left out", "s", "bad", 0.2),
+    "reply_limited": ("counted as less", "v", "c4", 0),
 }
 _LINES = {
     "run_resumed": ("run goes on", "c4", "--"),
@@ -195,12 +224,12 @@ _LINES = {
 
 
 def _marks(axes: Any, run: Run, row_of: dict[str, int], at: Callable[[datetime], float]) -> None:
-    for kind, (word, marker, tone) in _SIGNS.items():
+    for kind, (word, marker, tone, aside) in _SIGNS.items():
         found = [fault for fault in run.faults if fault.kind == kind and fault.client in row_of]
         if found:
             axes.scatter(
                 [at(fault.time) for fault in found],
-                [row_of[fault.client] for fault in found],
+                [row_of[fault.client] + aside for fault in found],
                 marker=marker, s=46, color=colour(tone), edgecolor=colour("card"), linewidth=0.8, zorder=5, label=word,
             )  # fmt: skip
     for kind, (word, tone, dashes) in _LINES.items():

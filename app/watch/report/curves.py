@@ -22,7 +22,7 @@ def learned(run: Run, what: str) -> Figure | None:
         axes = made.axes
         if shown:
             axes.fill_between(
-                shown, low, high, color=colour("c2"), alpha=0.22, linewidth=0, label="clients, least to most"
+                shown, low, high, color=colour("c2"), alpha=0.22, linewidth=0, label="clients, span"
             )
             axes.plot(shown, mean, **series(1), label="clients, mean")
         axes.plot(

@@ -5,14 +5,15 @@ that lacks what is wanted is counted and left out.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median_low
 from typing import Any
 
 from app.errors import UserError
-from app.watch.runs import Record, records
+from app.rounds.results import read_events
+from app.watch.runs import EVENTS, Record, that_count
 
 TRAIN, EVALUATE = "train", "evaluate"
 SLOW = 2.0  # a reply is slow that takes so many times the median of its phase ...
@@ -40,7 +41,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that went wrong, or was mended: ``kind`` is the event's name."""
+    """Something that went wrong, or was mended: ``kind`` is the event's name.
+
+    ``counts`` is false for what happened in a round that was cut off and run again.
+    """
 
     time: datetime
     round: int
@@ -48,6 +52,7 @@ class Fault:
     client: str
     kind: str
     reason: str
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class Run:
         folder: of its results.
         started: its event ``run_started``; empty where there is none.
         finished: its event ``run_finished``; empty while it has none.
+        undone: replies in rounds that were cut off and run again.
         asked: who was asked, by round and phase.
         clients: what people call them, in the order of their partitions; with their partition id, where it is known.
         wanted: clients that the run wanted.
@@ -98,6 +104,7 @@ class Run:
     ended: datetime | None = None
     rounds: list[Round] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
+    undone: list[Reply] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     likenesses: list[Likeness] = field(default_factory=list)
     asked: dict[tuple[int, str], list[str]] = field(default_factory=dict)
@@ -152,7 +159,7 @@ class Run:
 def gather(folder: Path) -> Run:
     """What the events in a run's folder tell. Raises UserError where they cannot be read."""
     try:
-        return of_records(folder, records(folder))
+        return of_records(folder, read_events(folder / EVENTS))
     except OSError as error:
         raise UserError(
             f"{error.filename} cannot be read: {error.strerror}; copy the run's folder again"
@@ -161,11 +168,12 @@ def gather(folder: Path) -> Run:
 
 def of_records(folder: Path, told: Iterable[Record]) -> Run:
     """What these records tell, without a look at the folder."""
-    kept = [dict(record) for record in told]
-    reader = _Reader(Run(folder), _names(kept))
-    for record in kept:
+    every = [dict(record) for record in told]
+    counted = {id(record) for record in that_count(every)}
+    reader = _Reader(Run(folder), _names(every))
+    for record in every:
         try:
-            reader.take(record)
+            reader.take(record, counts=id(record) in counted)
         except (KeyError, TypeError, ValueError, AttributeError):
             reader.run.unreadable += 1
     return reader.done()
@@ -195,11 +203,15 @@ class _Reader:
 
     def __init__(self, run: Run, names: Mapping[int, tuple[str, int | None]]) -> None:
         self.run, self._names = run, names
+        self._begun_undone: dict[tuple[int, str], datetime] = {}
 
-    def take(self, record: Record) -> None:
+    def take(self, record: Record, *, counts: bool) -> None:
         time = datetime.fromisoformat(record["time"])
         run = self.run
         run.began, run.ended = run.began or time, time
+        if not counts:
+            self._undone(record, time)
+            return
         match record["event"]:
             case "run_started":
                 run.started, run.finished = record, {}
@@ -214,13 +226,27 @@ class _Reader:
                 run.asked[key] = self._meet(record["clients"])
                 run.begun[key] = time
             case "reply_accepted":
-                run.replies.append(self._reply(record, time))
+                run.replies.append(self._reply(record, time, run.begun))
             case "round_finished":
                 self._round(record, time)
             case "updates_compared":
                 run.likenesses.append(self._likeness(record))
             case event:
                 self._other(event, record, time)
+
+    def _undone(self, record: Record, time: datetime) -> None:
+        """What a run did that was cut off, and does not count."""
+        match record["event"]:
+            case "phase_started":
+                self._begun_undone[int(record["round"]), str(record["phase"])] = time
+            case "reply_accepted":
+                self.run.undone.append(self._reply(record, time, self._begun_undone))
+            case event:
+                before = len(self.run.faults)
+                self._other(event, record, time)
+                self.run.faults[before:] = [
+                    replace(fault, counts=False) for fault in self.run.faults[before:]
+                ]
 
     def _other(self, event: str, record: Record, time: datetime) -> None:
         """What went wrong, or was mended."""
@@ -268,12 +294,12 @@ class _Reader:
             self.run.clients[label] = partition
         return label
 
-    def _reply(self, record: Record, time: datetime) -> Reply:
+    def _reply(self, record: Record, time: datetime, begun: Mapping[tuple[int, str], datetime]) -> Reply:
         key = (int(record["round"]), str(record["phase"]))
         return Reply(
             *key,
             client=self._label(record["client"]),
-            begun=self.run.begun.get(key, time),
+            begun=begun.get(key, time),
             seconds=float(record["seconds"]),
             num_examples=int(record["num_examples"]),
             loss=_number(record.get("loss")),

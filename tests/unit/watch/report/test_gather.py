@@ -59,6 +59,18 @@ def test_a_run_that_went_on_ends_as_it_ended_last() -> None:
     assert [fault.reason for fault in run.faults] == ["went on after round 1; damaged checkpoints: 3"]
 
 
+def test_what_was_cut_off_and_run_again_is_shown_and_does_not_count() -> None:
+    told = Told([A, B]).start().round(1).ask(2).reply(2, A)
+    told.tell("client_lost", round=2, phase="train", client=B).end("interrupted").start()
+    run = gathered(told.tell("run_resumed", round=1, checkpoint="1", damaged=[]).round(2).end())
+    assert [(reply.round, reply.client) for reply in run.undone] == [(2, "hospital-a")]
+    assert [(fault.kind, fault.counts) for fault in run.faults] == [
+        ("client_lost", False),
+        ("run_resumed", True),
+    ]
+    assert len(run.of_phase(2, "train")) == 2 and states(run)["hospital-b"] == ["good", "good"]
+
+
 def test_a_record_that_lacks_something_is_counted_and_left_out() -> None:
     told = Told([A]).start().round(1)
     told.tell("reply_accepted", round=2).tell("round_finished", round="two", seconds=None).tell(
