@@ -4,7 +4,7 @@
 # make lint      style, types, shell, Compose, Dockerfile
 # make bench     what a round costs, beside what others need
 # make simulate  the same app in Flower's simulation
-# make images    the two images
+# make images    the images
 # make sbom      what they are made of, as CycloneDX; make advisories: what is known about it
 # make clean     away with what the others made, results excepted
 
@@ -67,7 +67,7 @@ simulate: venv
 
 images:
 	sh docker/base-image.sh
-	docker compose --profile cpu --profile gpu build
+	docker compose --profile cpu --profile gpu --profile monitor build
 
 sbom advisories:
 	@sh docker/audit.sh $@

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.completion import completion_init, get_completion_script  # type: ignore[attr-defined]
 
-from app.cli import data, identity, kubernetes, results, run, settings, tutorial, watch
+from app.cli import data, identity, kubernetes, monitor, results, run, settings, tutorial, watch
 from app.environment import variables
 from app.errors import UserError
 
@@ -39,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (run, watch, results, data, tutorial, identity, kubernetes, settings):
+for group in (run, watch, results, monitor, data, tutorial, identity, kubernetes, settings):
     group.add_to(app)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from app.cli.data import add_packages, local_data
+from app.cli.monitor import beside
 from app.cli.options import add_command, echo
 from app.cli.watch import look, shown
 from app.errors import UserError
@@ -113,7 +114,7 @@ def up(settings: UpSettings) -> None:
     look("all", settings)
     add_packages(project)
     data = local_data(settings, project, "as plain processes")
-    with shown(settings.results, plain=settings.plain) as (say, submitted):
+    with shown(settings.results, plain=settings.plain) as (say, submitted), beside(settings, say):
         outcome = launch.run(settings, data, project, run_config, say, submitted)
     raise typer.Exit(outcome.status)
 

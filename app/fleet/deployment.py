@@ -46,6 +46,7 @@ CLIENTS_OPTIONS = ("--clients", "-n")
 LOST_MEANING = "Seconds after which the server takes a client that is silent for lost."
 APPS_MEANING = "Apps that a client may run: hashes (`bouquet app-hash`), own, or any."
 CLIENTS_MEANING = "Number of clients, and so of partitions."
+NO_PAGE = "none"
 DATASET_VARIABLE, ARTEFACTS_VARIABLE, RUN_FOLDER_VARIABLE = (
     "BOUQUET_DATASET",
     "BOUQUET_ARTEFACTS",
@@ -139,6 +140,30 @@ class WatchedSettings:
         "",
         Form("[HOST:]PORT", parse_metrics),
     )
+
+
+def parse_page(text: str) -> str:
+    """``host:port``, or ``none``. Raises ValueError with what it may be."""
+    if text == NO_PAGE:
+        return text
+    try:
+        return parse_metrics(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {NO_PAGE}") from None
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """What TensorBoard and MLflow are told of runs."""
+
+    tensorboard: str = setting(
+        "BOUQUET_TENSORBOARD",
+        "host:port of TensorBoard's page; a port alone is on 127.0.0.1; none: no page.",
+        "127.0.0.1:6006",
+        Form("[HOST:]PORT|none", parse_page),
+    )
+    mlflow: str = setting("MLFLOW_TRACKING_URI", "The MLflow server that gets the runs; empty: none.", "")
+    experiment: str = setting("MLFLOW_EXPERIMENT_NAME", "MLflow's experiment for them.", "bouquet")
 
 
 @dataclass(frozen=True)
@@ -440,6 +465,20 @@ class ExportSettings(RunsSettings):
 
 
 @dataclass(frozen=True)
+class MonitorSettings(PageSettings):
+    """What `bouquet monitor` shows, and where."""
+
+    results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
+    logs: Path | None = setting("", "Keep TensorBoard's event files in this folder.", None, PATH)
+    once: bool = setting("", "Take what is there, and end.", False)
+    only_new: bool = setting("", "Leave out the runs that ended before.", False)
+
+    def __post_init__(self) -> None:
+        if self.once and self.logs is None and not self.mlflow:
+            raise UserError("--once leaves nothing behind without --logs or --mlflow (MLFLOW_TRACKING_URI)")
+
+
+@dataclass(frozen=True)
 class QueueSettings(ControlSettings):
     """Whose queue of runs `bouquet queue` shows."""
 
@@ -466,8 +505,10 @@ class SimulateSettings(LocalSettings):
 
 
 @dataclass(frozen=True)
-class UpSettings(WatchedSettings, ClientSettings, LocalSettings, RunRules):
+class UpSettings(WatchedSettings, PageSettings, ClientSettings, LocalSettings, RunRules):
     """A federation of plain processes."""
+
+    monitor: bool = setting("", "Show the run in TensorBoard while this command runs.", False)
 
 
 @dataclass(frozen=True)
@@ -531,13 +572,14 @@ class ComposeSettings:
     fleet_port: int = setting("FLEET_PORT", "Port of this host that clients dial.", 9092, PORT)
     metrics_bind: str = setting("METRICS_BIND", "Address of this host where the metrics are.", "127.0.0.1")
     metrics_port: int = setting("METRICS_PORT", "Port of this host where the metrics are.", 9097, PORT)
+    tensorboard_port: int = setting("TENSORBOARD_PORT", "Port of 127.0.0.1 for TensorBoard.", 6006, PORT)
     prometheus_port: int = setting("PROMETHEUS_PORT", "Port of 127.0.0.1 for Prometheus.", 9090, PORT)
     grafana_port: int = setting("GRAFANA_PORT", "Port of 127.0.0.1 for Grafana.", 3000, PORT)
     superlink_memory: str = setting("SUPERLINK_MEMORY", "Memory limit of the SuperLink.", "4g")
     supernode_memory: str = setting("SUPERNODE_MEMORY", "Memory limit of each client.", "4g")
     one_shot_memory: str = setting("ONE_SHOT_MEMORY", "Memory limit of what runs once.", "4g")
     pids: int = setting("PIDS", "Process limit of each container.", 512, whole(1))
-    image_tag: str = setting("IMAGE_TAG", "Tag of both images.", "latest")
+    image_tag: str = setting("IMAGE_TAG", "Tag of the images.", "latest")
     base_image: str = setting("BASE_IMAGE", "What the images are built on.", BASE_IMAGE)
     torch_index_cpu: str = setting(
         "TORCH_INDEX_CPU", "Index of torch for CPUs.", "https://download.pytorch.org/whl/cpu"
@@ -575,6 +617,7 @@ KINDS = (
     ProcessKind("compare", CompareSettings, True, True),
     ProcessKind("predict", PredictSettings, True, True),
     ProcessKind("export", ExportSettings, True, True),
+    ProcessKind("monitor", MonitorSettings, True, True),
     ProcessKind("superlink", SuperLinkSettings, True),
     ProcessKind("supernode", SuperNodeSettings, True),
     ProcessKind("app", AppEnvironment),

@@ -131,10 +131,10 @@ def test_torch_and_torchvision_stand_apart() -> None:
 
 
 def test_images_run_without_root() -> None:
-    """Numeric, so that Kubernetes can verify it; the same base for both, and nothing fetched to parse the file."""
+    """Numeric, so that Kubernetes can verify it; the same base for all, and nothing fetched to parse the file."""
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
     assert re.findall(r"^USER (.*)", dockerfile, re.MULTILINE) == ["10001:10001"]
-    assert re.findall(r"^FROM app AS (.*)", dockerfile, re.MULTILINE) == ["superlink", "supernode"]
+    assert re.findall(r"^FROM app AS (.*)", dockerfile, re.MULTILINE) == ["superlink", "supernode", "monitor"]
     assert "syntax=" not in dockerfile
     assert dockerfile.count("\nHEALTHCHECK ") == 2
 
@@ -146,7 +146,7 @@ def test_the_build_context_is_a_list_of_what_is_needed() -> None:
     allowed = {rule[1:] for rule in rules if rule.startswith("!")}
     assert allowed == {
         "pyproject.toml", "README.md", "LICENSE", "app", "bouquet", "docs/troubleshooting.md", "docker/build",
-        "docker/requirements.txt", "docker/torch.txt", "docker/torch-cpu.txt", "docker/dev.txt",
+        "docker/requirements.txt", "docker/torch.txt", "docker/torch-cpu.txt", "docker/dev.txt", "docker/monitor.txt",
     }  # fmt: skip
 
 
