@@ -16,6 +16,12 @@ if ! docker compose version >/dev/null 2>&1 || ! docker info >/dev/null 2>&1; th
     echo "MODE=$mode needs a Docker engine with Compose v2; MODE=local needs neither" >&2
     exit 2
 fi
+# As `bouquet doctor` asks (app/watch/doctor/engine/compose.py). What runs in the containers looks around there.
+version=$(docker compose version --short)
+if [ "$(printf '2.20\n%s\n' "${version#v}" | sort -V | head -n 1)" != 2.20 ]; then
+    echo "error: Compose is $version, and compose.yaml needs 2.20: upgrade the plugin docker-compose-v2, or MODE=local" >&2
+    exit 2
+fi
 # An empty variable counts as not set, as for `bouquet up`. For Compose it would win over .env. Only an empty index of
 # torch has a meaning: it is pip's own.
 names=$(sed -n '/^TORCH_INDEX/d; s/^\([A-Z_]*\)=.*/\1/p' .env)

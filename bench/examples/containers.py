@@ -83,11 +83,8 @@ def run(
     build(processes)
     _drain(processes.run("image", image, BUILD_TIMEOUT_S, cwd=ROOT))
     with compose.project(processes.logs, **{**processes.env, **settings}) as (_, here):
-        _drain(here.run("up", (*COMPOSE, "up", "--detach"), limit_s, cwd=ROOT))
-        yield from here.run(
-            "train", (*COMPOSE, "logs", "--follow", "--no-log-prefix", "train"), limit_s, cwd=ROOT
-        )
-        _drain(here.run("wait", (*COMPOSE, "wait", "train"), limit_s, cwd=ROOT))
+        _drain(here.run("up", (*COMPOSE, "up", "--detach", "supernode-cpu"), limit_s, cwd=ROOT))
+        yield from here.run("train", (*COMPOSE, "run", "--rm", "--no-TTY", "train"), limit_s, cwd=ROOT)
 
 
 def _drain(lines: Iterable[str]) -> None:

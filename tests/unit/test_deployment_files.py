@@ -170,6 +170,20 @@ def commands(folder: Path, **scripts: str) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("version", ["2.19.1", "v2.4.0", "1.29"])
+def test_a_compose_that_is_too_old_for_the_files_is_said_first(tmp_path: Path, version: str) -> None:
+    old = commands(tmp_path, docker=f'[ "$4" != --short ] && [ "$3" != --short ] || echo {version}')
+    for name in ("sort", "head"):
+        (old / name).symlink_to(str(shutil.which(name)))
+    shell = shutil.which("sh")
+    assert shell is not None
+    done = subprocess.run(
+        [shell, str(ROOT / "docker" / "run-compose.sh"), "compose-cpu"],
+        env={"PATH": str(old)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2 and "needs 2.20" in done.stderr and len(done.stderr.splitlines()) == 1, done
+
+
 @pytest.mark.parametrize(
     ("scripts", "mode", "why"),
     [
