@@ -10,6 +10,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from kubernetes_support import security_rules
 from kubernetes_support.mutations import MUTATIONS, RULES, SCHEMA_MUTATIONS, Change, Rule
 from kubernetes_support.objects import (
     Object,
@@ -90,6 +91,56 @@ def test_one_value_sets_clients_partitions_and_replicas() -> None:
     assert find(objects, "StatefulSet", "bouquet-supernode")["spec"]["replicas"] == 3
     assert settings_of(objects)["NUM_CLIENTS"] == "3"
     assert [problem for rule in RULES for problem in rule(objects)] == []
+
+
+@pytest.mark.parametrize("components", [(), ("cert-manager", "tensorboard", "monitoring", "registry")])
+def test_another_namespace_is_one_word(components: tuple[str, ...]) -> None:
+    """As the README says: all objects and rights are in it, and nothing is left in `bouquet`."""
+    objects = overlay("cpu", components, namespace="hospital")
+    assert find(objects, "Namespace", "hospital")
+    assert {item["metadata"].get("namespace", "hospital") for item in objects} <= {"hospital", "monitoring"}
+    assert security_rules.bindings(objects) == []
+    (subject,) = find(objects, "RoleBinding", "bouquet-keys")["subjects"]
+    assert subject["namespace"] == "hospital"
+
+
+_UNITS = {"m": 1 / 1000, "Mi": 1 / 1024, "Gi": 1.0, "": 1.0}
+
+
+def _amount(text: str) -> float:
+    """Cores, or GiB."""
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", str(text)).groups()  # type: ignore[union-attr]
+    return float(number) * _UNITS[unit]
+
+
+def _requested(pod: Object, resource: str) -> float:
+    """As the scheduler counts: init containers run before the others, one after another."""
+    first, then = (
+        [_amount(entry["resources"]["requests"][resource]) for entry in pod.get(kind, [])]
+        for kind in ("initContainers", "containers")
+    )
+    return max([*first, sum(then)])
+
+
+def test_the_readme_says_what_a_cluster_must_have() -> None:
+    objects = combination("cpu")
+    text = (K8S / "README.md").read_text()
+    for row, kind, name in (
+        ("SuperLink", "Deployment", "bouquet-superlink"),
+        ("each client", "StatefulSet", "bouquet-supernode"),
+        ("Job, for a minute", "Job", "bouquet-keys"),
+    ):
+        pod = find(objects, kind, name)["spec"]["template"]["spec"]
+        cells = re.search(rf"^\| {row} \| ([\d.]+) \| ([\d.]+) GiB \|", text, re.M)
+        assert cells is not None, row
+        found = _requested(pod, "cpu"), _requested(pod, "memory")
+        assert tuple(map(float, cells.groups())) == pytest.approx(found, abs=0.01), row
+    claims = [
+        claim["spec"]
+        for claim in find(objects, "StatefulSet", "bouquet-supernode")["spec"]["volumeClaimTemplates"]
+    ]
+    (size,) = re.findall(r"^\| each client \| .* \| ([\d.]+) GiB \|$", text, re.M)
+    assert float(size) == sum(_amount(claim["resources"]["requests"]["storage"]) for claim in claims)
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])

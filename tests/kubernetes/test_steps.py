@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from federation_processes import until
 from kubernetes_support.fake_api import ADDRESS, NAMESPACE, FakeCluster, client_pod, serve, stateful_set
 from kubernetes_support.objects import Object, find
 from kubernetes_support.render import combination
@@ -24,7 +25,7 @@ from app.fleet.identity.keys import load_public_key
 from app.fleet.identity.members import Member
 from app.fleet.kubernetes.api import Api
 from app.fleet.kubernetes.enroll import enroll_all
-from app.fleet.kubernetes.keys import make_client_key, make_keys, public_keys
+from app.fleet.kubernetes.keys import make_client_key, make_keys, public_keys, why_not_there
 from app.fleet.kubernetes.train import record_of, train_once, wait_for_result
 
 
@@ -33,6 +34,7 @@ class Clients:
 
     def __init__(self, folder: Path) -> None:
         self.messages: dict[str, str | None] = {}
+        self.unscheduled: dict[str, str] = {}
         for ordinal in range(3):
             name = f"bouquet-supernode-{ordinal}"
             message = folder / f"{name}.message"
@@ -41,7 +43,14 @@ class Clients:
             self.messages[name] = message.read_text()
 
     def pods(self) -> list[Object]:
-        return [client_pod(name, message) for name, message in self.messages.items()]
+        return [self._pod(name, message) for name, message in self.messages.items()]
+
+    def _pod(self, name: str, message: str | None) -> Object:
+        pod = client_pod(name, message)
+        if message is None and name in self.unscheduled:
+            condition = {"type": "PodScheduled", "status": "False", "message": self.unscheduled[name]}
+            pod["status"] = {"phase": "Pending", "conditions": [condition]}
+        return pod
 
 
 @pytest.fixture
@@ -129,6 +138,42 @@ def test_the_member_list_holds_the_public_key_of_each_pod(
     thread.join(30)
     members = cluster.objects["configmaps", "bouquet-members"]["data"]
     assert members == {f"{name}.pub": message for name, message in clients.messages.items()}
+
+
+def test_a_client_that_finds_no_node_holds_up_nobody_and_is_named_with_the_reason(
+    cluster: FakeCluster, api: Api, clients: Clients, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = clients.messages["bouquet-supernode-2"]
+    clients.messages["bouquet-supernode-2"] = None
+    clients.unscheduled["bouquet-supernode-2"] = "0/3 nodes are available: 3 Insufficient cpu."
+    waiting = {"pause_s": 0.01, "patience_s": 0.1}
+    thread = threading.Thread(target=make_keys, args=(api, KubernetesSettings()), kwargs=waiting)
+    thread.start()
+    until(lambda: ("configmaps", "bouquet-members") in cluster.objects, 30, lambda: capsys.readouterr().out)
+    members = cluster.objects["configmaps", "bouquet-members"]["data"]
+    assert sorted(members) == ["bouquet-supernode-0.pub", "bouquet-supernode-1.pub"]
+    clients.messages["bouquet-supernode-2"] = late
+    thread.join(30)
+    assert len(cluster.objects["configmaps", "bouquet-members"]["data"]) == 3
+    said = capsys.readouterr().out
+    assert "bouquet-supernode-2: 0/3 nodes are available: 3 Insufficient cpu." in said
+    assert "with 2 public keys of 3" in said and "with 3 public keys of 3" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ({"phase": "Pending"}, "it is pending"),
+        ({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "X"}]}, "X"),
+        (
+            {"initContainerStatuses": [{"name": "node-key", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no image"}}}]},
+            "ImagePullBackOff: no image",
+        ),
+    ],
+)  # fmt: skip
+def test_the_cluster_says_why_a_pod_is_not_there(status: Object, why: str) -> None:
+    assert why_not_there("a", [{"metadata": {"name": "a"}, "status": status}]) == why
+    assert why_not_there("b", []) == "there is no such pod yet"
 
 
 def test_a_changed_name_renews_the_certificate_under_the_same_ca(cluster: FakeCluster, api: Api) -> None:

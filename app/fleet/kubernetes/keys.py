@@ -12,7 +12,7 @@ import base64
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from app.errors import UserError
@@ -29,6 +29,7 @@ MEMBERS_CONFIG = "bouquet-members"
 CLIENTS = "bouquet-supernode"
 CLIENT_LABELS = "app.kubernetes.io/name=bouquet,app.kubernetes.io/component=supernode"
 KEY_CONTAINER = "node-key"
+PATIENCE_S = 120.0  # images are pulled in that time, mostly
 TERMINATION_MESSAGE = Path("/dev/termination-log")
 
 # A Secret's key for each file that `app.fleet.identity.certificates` reads and writes.
@@ -36,8 +37,17 @@ _CA_FILES = {"ca.key": "ca.key", "ca.crt": "ca.crt"}
 _SERVER_FILES = {"tls.key": "server.key", "tls.crt": "server.crt", "ca.crt": "ca.crt"}
 
 
-def make_keys(api: Api, settings: KubernetesSettings, *, pause_s: float = 2.0) -> None:
-    """Fill the Secrets and ConfigMaps that the pods mount. Twice changes nothing but what must change."""
+def make_keys(
+    api: Api, settings: KubernetesSettings, *, pause_s: float = 2.0, patience_s: float = PATIENCE_S
+) -> None:
+    """Fill the Secrets and ConfigMaps that the pods mount. Twice changes nothing but what must change.
+
+    Args:
+        api: the cluster's.
+        settings: of this step.
+        pause_s: between two looks at the pods.
+        patience_s: after which the clients that have a key are listed, though others have none yet.
+    """
     if settings.tls_from == "cert-manager":
         authority = _wait_for(lambda: _ca_of(api.get("secrets", SERVER_SECRET)), SERVER_SECRET, pause_s)
     else:
@@ -45,9 +55,15 @@ def make_keys(api: Api, settings: KubernetesSettings, *, pause_s: float = 2.0) -
     print(f"ConfigMap {CA_CONFIG}: {api.write('configmaps', _config(CA_CONFIG, {'ca.crt': authority}))}")
 
     count = _replicas(api)
-    keys = _wait_for_public_keys(api, count, pause_s)
-    members = _config(MEMBERS_CONFIG, {f"{name}.pub": key for name, key in keys.items()})
-    print(f"ConfigMap {MEMBERS_CONFIG} with {count} public keys: {api.write('configmaps', members)}")
+
+    def list_members(keys: Mapping[str, str]) -> None:
+        members = _config(MEMBERS_CONFIG, {f"{name}.pub": key for name, key in keys.items()})
+        print(
+            f"ConfigMap {MEMBERS_CONFIG} with {len(keys)} public keys of {count}: {api.write('configmaps', members)}",
+            flush=True,
+        )
+
+    _follow_public_keys(api, count, list_members, pause_s, patience_s)
 
 
 def public_keys(pods: Iterable[Object], count: int) -> dict[str, str]:
@@ -131,17 +147,43 @@ def _wait_for(look: Callable[[], str], what: str, pause_s: float) -> str:
     return found
 
 
-def _wait_for_public_keys(api: Api, count: int, pause_s: float) -> dict[str, str]:
-    said: set[str] = set()
+def _follow_public_keys(
+    api: Api, count: int, listed: Callable[[Mapping[str, str]], None], pause_s: float, patience_s: float
+) -> None:
+    """Hand on the public keys when all are there; after ``patience_s`` those that are, and then each newcomer.
+
+    So a client that finds no node holds up nobody else. What keeps each one is said.
+    """
+    said, handed_on, begun = "", dict[str, str](), time.monotonic()
     while True:
-        found = public_keys(api.select("pods", CLIENT_LABELS), count)
-        missing = _expected(count) - found.keys()
+        pods = list(api.select("pods", CLIENT_LABELS))
+        found = public_keys(pods, count)
+        missing = sorted(_expected(count) - found.keys())
+        if found != handed_on and (not missing or time.monotonic() - begun >= patience_s):
+            listed(found)
+            handed_on = found
         if not missing:
-            return found
-        if missing != said:
-            print(f"waiting for the public keys of {', '.join(sorted(missing))}", flush=True)
-            said = missing
+            return
+        waiting = "".join(f"\n  {name}: {why_not_there(name, pods)}" for name in missing)
+        if waiting != said:
+            print(f"waiting for the public keys of {len(missing)} of {count} clients:{waiting}", flush=True)
+            said = waiting
         time.sleep(pause_s)
+
+
+def why_not_there(name: str, pods: Iterable[Object]) -> str:
+    """What keeps a client's pod from telling its key, in the cluster's words."""
+    status = next((pod.get("status", {}) for pod in pods if pod["metadata"]["name"] == name), None)
+    if status is None:
+        return "there is no such pod yet"
+    for condition in status.get("conditions", []):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return str(condition.get("message") or condition.get("reason") or "it is not scheduled")
+    for container in status.get("initContainerStatuses", []):
+        waiting = container.get("state", {}).get("waiting")
+        if container["name"] == KEY_CONTAINER and waiting:
+            return ": ".join(str(waiting[key]) for key in ("reason", "message") if waiting.get(key))
+    return f"it is {str(status.get('phase', 'starting')).lower()}"
 
 
 def _replicas(api: Api) -> int:

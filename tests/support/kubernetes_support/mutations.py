@@ -16,6 +16,7 @@ SECURITY: tuple[Rule, ...] = (
     security.no_plain_secrets,
     security.keys_kept_apart,
     security.tokens_and_roles,
+    security.bindings,
     security.network_policies,
     security.certificates,
 )
@@ -23,6 +24,9 @@ WIRING: tuple[Rule, ...] = (
     wiring.labelled,
     wiring.probed,
     wiring.resources_set,
+    wiring.explained,
+    wiring.patient,
+    wiring.one_registry,
     wiring.writable,
     wiring.services,
     wiring.partition_ids,
@@ -72,6 +76,33 @@ def _secret(name: str, data: dict[str, str]) -> Object:
 
 
 MUTATIONS: dict[str, tuple[Rule, Change]] = {
+    # What a cluster of one's own decides, and what was wrong there.
+    "rights of an account in another namespace": (
+        security.bindings,
+        lambda o: find(o, "RoleBinding", "bouquet-keys")["subjects"][0].update(namespace="elsewhere"),
+    ),
+    "rights of an account that is not there": (
+        security.bindings,
+        lambda o: find(o, "RoleBinding", "bouquet-keys")["subjects"][0].update(name="default"),
+    ),
+    "a failed Job takes its log with it": (
+        wiring.explained,
+        lambda o: find(o, "Job", "bouquet-keys")["spec"]["template"]["spec"].update(
+            restartPolicy="OnFailure"
+        ),
+    ),
+    "a failed Job is gone before anybody looks": (
+        wiring.explained,
+        lambda o: find(o, "Job", "bouquet-keys")["spec"].update(ttlSecondsAfterFinished=300),
+    ),
+    "a late SuperLink restarts every client": (
+        wiring.patient,
+        lambda o: _client(o)["startupProbe"].update(failureThreshold=60),
+    ),
+    "the registry comes before what it must rename": (
+        wiring.one_registry,
+        lambda o: _client(o).update(image="registry.example.com/bouquet/bouquet-supernode:0.1.0"),
+    ),
     # The restricted profile, field by field.
     "host network": (security.restricted, lambda o: _client_pod(o).update(hostNetwork=True)),
     "host processes": (security.restricted, lambda o: _client_pod(o).update(hostPID=True)),

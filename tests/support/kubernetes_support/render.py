@@ -30,15 +30,15 @@ COMBINATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cpu+monitoring": ("cpu", ("monitoring",)),
     "cpu+all": (
         "cpu",
-        ("registry", "hub-egress", "cert-manager", "tensorboard", "monitoring", "external-clients"),
+        ("hub-egress", "cert-manager", "tensorboard", "monitoring", "external-clients", "registry"),
     ),
     "gpu+runtime-class": ("gpu", ("runtime-class",)),
     "gpu+time-slicing": ("gpu", ("time-slicing",)),
     "gpu+all": (
         "gpu",
-        ("runtime-class", "time-slicing", "registry", "hub-egress", "cert-manager", "tensorboard"),
+        ("runtime-class", "time-slicing", "hub-egress", "cert-manager", "tensorboard", "registry"),
     ),
-    "external+cert-manager": ("external", ("registry", "cert-manager")),
+    "external+cert-manager": ("external", ("cert-manager", "registry")),
 }
 
 
@@ -71,15 +71,16 @@ def overlay(
     components: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
+    namespace: str = "bouquet",
 ) -> list[Object]:
-    """What a site's own overlay on top of `base` renders to, with its `settings` and image `tags`."""
+    """What a site's own overlay on top of `base` renders to, with its `settings`, image `tags` and `namespace`."""
     with tempfile.TemporaryDirectory() as folder:
         # Kustomize takes no absolute paths, and follows links before it counts the dots.
         up = os.path.relpath(K8S.resolve(), Path(folder).resolve())
         kustomization: Object = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
-            "namespace": "bouquet",
+            "namespace": namespace,
             "resources": [f"{up}/overlays/{base}"],
             "components": [f"{up}/components/{name}" for name in components],
         }

@@ -178,6 +178,22 @@ def tokens_and_roles(objects: list[Object]) -> list[str]:
     return problems
 
 
+def bindings(objects: list[Object]) -> list[str]:
+    """A right goes to an account of the same namespace that is made here, whatever the namespace is called."""
+    problems = []
+    accounts = {
+        (item["metadata"]["name"], item["metadata"].get("namespace"))
+        for item in named(objects, "ServiceAccount")
+    }
+    for item in named(objects, "RoleBinding"):
+        for subject in item["subjects"]:
+            if (subject["name"], subject.get("namespace")) not in accounts or subject["namespace"] != item[
+                "metadata"
+            ].get("namespace"):
+                problems.append(f"{title(item)}: it goes to {subject.get('namespace')}/{subject['name']}")
+    return problems
+
+
 def _is_told_the_address(objects: list[Object], clients: Object) -> bool:
     """Whether clients find the SuperLink without a name service."""
     service = find(objects, "Service", "bouquet-superlink")

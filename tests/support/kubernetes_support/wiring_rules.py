@@ -98,6 +98,36 @@ def resources_set(objects: list[Object]) -> list[str]:
     return problems
 
 
+def explained(objects: list[Object]) -> list[str]:
+    """A Job that failed leaves its pods, and so its log, for as long as a person may need to look."""
+    return [
+        f"{title(item)}: restartPolicy {item['spec']['template']['spec'].get('restartPolicy')}, "
+        f"gone after {item['spec'].get('ttlSecondsAfterFinished')} s"
+        for item in named(objects, "Job")
+        if item["spec"]["template"]["spec"].get("restartPolicy") != "Never"
+        or item["spec"].get("ttlSecondsAfterFinished", 0) < 12 * 3600
+    ]
+
+
+def patient(objects: list[Object]) -> list[str]:
+    """A client is not restarted because the SuperLink comes late: it listens only when it has reached it."""
+    problems = []
+    for item in named(objects, "StatefulSet"):
+        probe = container(item["spec"]["template"]["spec"], "supernode").get("startupProbe", {})
+        if probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3) < 3600:
+            problems.append(f"{title(item)}: it may take less than an hour to start")
+    return problems
+
+
+def one_registry(objects: list[Object]) -> list[str]:
+    """Where images come from a registry, all do."""
+    images = {entry["image"] for owner, pod in pods(objects) for _, entry in containers(pod, owner)}
+    local = {image for image in images if "/" not in image}
+    return (
+        [f"{image}: not from the registry of the others" for image in sorted(local)] if images - local else []
+    )
+
+
 def writable(objects: list[Object]) -> list[str]:
     """With a read-only root every container has a /tmp, and mounts only volumes of its pod."""
     problems = []
