@@ -37,6 +37,14 @@ def report(settings: ReportSettings) -> None:
     echo(f"saved {file}")
 
 
+def report_latest(results: Path, data: Path | None) -> None:
+    """Make the report of a run that has just ended. What goes wrong is a warning: the run has ended as it has."""
+    try:
+        report(ReportSettings(results=results, data=data))
+    except Exception as error:
+        print(f"warning: the run has no report: {printable(str(error))}", file=sys.stderr, flush=True)
+
+
 def compare(settings: CompareSettings) -> None:
     """Set runs side by side in one page: which settings differ, and what came of it."""
     from app.watch.report.compare import make

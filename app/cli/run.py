@@ -12,6 +12,7 @@ import typer
 from app.cli.data import add_packages, local_data
 from app.cli.monitor import beside
 from app.cli.options import add_command, echo
+from app.cli.results import report_latest
 from app.cli.watch import look, shown
 from app.errors import UserError
 from app.fleet.deployment import (
@@ -116,6 +117,8 @@ def up(settings: UpSettings) -> None:
     data = local_data(settings, project, "as plain processes")
     with shown(settings.results, plain=settings.plain) as (say, submitted), beside(settings, say):
         outcome = launch.run(settings, data, project, run_config, say, submitted)
+    if settings.report and outcome.finished:
+        report_latest(settings.results, data.store)
     raise typer.Exit(outcome.status)
 
 

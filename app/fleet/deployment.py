@@ -509,6 +509,7 @@ class UpSettings(WatchedSettings, PageSettings, ClientSettings, LocalSettings, R
     """A federation of plain processes."""
 
     monitor: bool = setting("", "Show the run in TensorBoard while this command runs.", False)
+    report: bool = setting("", "Make a page of the run at its end (`bouquet report`).", False)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A model is written only where it gives what PyTorch gives. ONNX itself: tests/watch/test_export.py."""
+"""A model is written only where it gives what PyTorch gives."""
 
 import builtins
 import json
@@ -32,6 +32,22 @@ def test_torchscript_gives_the_same_without_bouquet(tmp_path: Path, settings: di
     with torch.no_grad():
         assert torch.allclose(loaded(pictures), trained.model(pictures), atol=1e-4)
     assert json.loads(json.loads(more["bouquet.json"])["classes"]) == ["cat", "dog", "emu"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"model": "resnet18", "norm": "group"}])
+def test_onnx_gives_the_same_without_torch(tmp_path: Path, settings: dict[str, Any]) -> None:
+    import onnxruntime
+
+    trained = load_model(make_run(tmp_path / "run", **settings))
+    made = export(trained, "onnx", tmp_path / "model.onnx", PICTURES)
+    session = onnxruntime.InferenceSession(made.file, providers=["CPUExecutionProvider"])
+    pictures = PICTURES[:5].astype(np.float32) / 127.5 - 1
+    (given,) = session.run(None, {"pictures": pictures})
+    with torch.no_grad():
+        wanted = trained.model(torch.from_numpy(pictures)).numpy()
+    assert np.abs(given - wanted).max() <= 1e-4
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == ["cat", "dog", "emu"] and "x / 127.5 - 1" in told["input"]
 
 
 def test_a_file_that_would_differ_is_not_written(
