@@ -9,15 +9,16 @@ from app.watch.report.drawing import Figure, Table, colour, sheet
 from app.watch.report.gather import EVALUATE, TRAIN, Reply, Run
 
 MOST_ROWS = 40  # clients in a figure; the files have all
+MOST_APART = 30  # rounds whose bars have a gap between them
 # What became of a client in a round, from what matters most to what matters least: sign, word, colour.
 STATES = {
-    "rejected": ("✕", "reply left out", "bad"),
+    "rejected": ("✕", "reply left out", "c4"),
     "late": ("?", "no reply in time", "c2"),
     "lost": ("↯", "lost, no reply", "bad"),
     "absent": ("-", "not there", "none"),
     "returned": ("↺", "lost and back", "c5"),
     "slow": ("S", "slow", "c5"),
-    "limited": ("L", "counted as less", "c4"),
+    "limited": ("L", "counted as less", "c6"),
     "good": ("", "took part", "c3"),
     "idle": ("·", "not asked", "none"),
 }
@@ -197,10 +198,14 @@ def timeline(run: Run) -> Figure | None:
 
 def _bars(run: Run) -> list[tuple[list[Reply], str, dict[str, Any]]]:
     """Replies, what they are called, and how their bars look."""
-    edge = {"linewidth": 0.6, "edgecolor": colour("card")}
+
+    def look(tone: str) -> dict[str, Any]:
+        apart = len(run.rounds) <= MOST_APART
+        return {"facecolor": colour(tone), "linewidth": 0.6, "edgecolor": colour("card" if apart else tone)}
+
     return [
-        ([r for r in run.replies if r.phase == TRAIN], "training", edge | {"facecolor": colour("c1")}),
-        ([r for r in run.replies if r.phase == EVALUATE], "evaluation", edge | {"facecolor": colour("c6")}),
+        ([r for r in run.replies if r.phase == TRAIN], "training", look("c1")),
+        ([r for r in run.replies if r.phase == EVALUATE], "evaluation", look("c6")),
         (
             run.undone,
             "cut off and run again",
@@ -213,8 +218,8 @@ _SIGNS = {
     "client_lost": ("lost", "X", "bad", -0.2),
     "client_returned": ("back", "^", "c3", -0.2),
     "reply_late": ("no reply in time", "D", "c2", 0.2),
-    "reply_rejected": ("reply left out", "s", "bad", 0.2),
-    "reply_limited": ("counted as less", "v", "c4", 0),
+    "reply_rejected": ("reply left out", "s", "c4", 0.2),
+    "reply_limited": ("counted as less", "v", "c6", 0),
 }
 _LINES = {
     "run_resumed": ("run goes on", "c4", "--"),
