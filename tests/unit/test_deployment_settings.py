@@ -180,6 +180,7 @@ print(sys.argv[1:], found.num_clients, found.rounds, found.source, found.config,
 """
 DOCKER = """#!/bin/sh
 echo "$*: NUM_CLIENTS=${NUM_CLIENTS-unset} ROUNDS=${ROUNDS-unset} APPS=${BOUQUET_ALLOWED_APPS-unset} APP=${APP-unset} DATA=${BOUQUET_DATASET-unset} DATASET=${DATASET-unset} FOLDER=${DATASET_FOLDER-unset}" >>calls
+[ "$*" != "compose version --short" ] || echo 2.40.0
 """
 
 
