@@ -116,10 +116,11 @@ def _first(examples: Split | Examples, count: int) -> Split:
 
 
 def _client(message: Message, context: Context) -> FlowerClient:
-    """This node's client. Raises UserError when the server's data is of other classes or another shape."""
+    """This node's client. Raises UserError when the server's data is of other classes, another shape or another division."""
     config = message.content.config_records.get("config", ConfigRecord())
     if isinstance(shape := config.get("shape"), list) and isinstance(classes := config.get("classes"), list):
-        open_store().require([int(edge) for edge in shape], [str(name) for name in classes])
+        division = str(config.get("division", ""))
+        open_store().require([int(edge) for edge in shape], [str(name) for name in classes], division)
     return client_fn(context)
 
 

@@ -154,7 +154,7 @@ def _prepare(grid: Grid, context: Context) -> Job:
         emit=stream.emit,
         names=lambda: read_client_names(found.members),
         known=lambda phase: _known(phase, settings, manifest, found),
-        data=ConfigRecord({"shape": list(manifest.shape), "classes": list(manifest.classes)}),
+        data=_compared(manifest),
         after_round=lambda state: _keep(state, folder, settings.keep_checkpoints, stream),
         between_rounds=lambda: _make_room(found.results),
     )
@@ -164,6 +164,10 @@ def _prepare(grid: Grid, context: Context) -> Job:
     elif asked == resume.AUTO and (other := resume.passed_over(found.results, experiment)) is not None:
         stream.emit(events.RunPassedOver(str(other[0]), other[1]))
     return Job(rounds, stream, summary, folder)
+
+
+def _compared(of: Manifest) -> ConfigRecord:
+    return ConfigRecord({"shape": list(of.shape), "classes": of.classes, "division": of.division})
 
 
 def _started(

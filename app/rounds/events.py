@@ -109,7 +109,7 @@ class PhaseStarted(Event):
 
 @dataclass(frozen=True)
 class ReplyReceived(Event):
-    """A client's reply has come. What becomes of it is told when the phase is over."""
+    """A client's reply has come; whether it is used is told later."""
 
     round: int
     phase: str

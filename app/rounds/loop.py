@@ -33,9 +33,7 @@ from app.settings import RunSettings
 
 Evaluate = Callable[[ArrayRecord], tuple[float, float]]
 PARTITIONS_WITHIN_S = 60.0
-SHA256 = (
-    64  # characters of the id of a message that came over the network; Flower makes it of all its objects
-)
+SHA256 = 64  # characters of a message's id, which Flower makes of all its objects
 
 
 @dataclass
@@ -50,7 +48,7 @@ class Rounds:
         emit: takes the events of the run.
         names: the names that clients were enrolled under, by node id, as they are known now.
         known: what is known of the replies of a phase, ``train`` or ``evaluate``, before they come.
-        data: ``shape`` and ``classes`` of the server's pictures; each client compares them with its own.
+        data: ``shape``, ``classes`` and ``division`` of the server's data; each client compares them with its own.
         after_round: called with the state after each round, after the round's event.
         between_rounds: called before each further round; what it raises ends the run.
     """

@@ -44,7 +44,7 @@ LAYERS = (
 )
 MOST_MODULES = 12  # in a folder, without __init__.py
 MOST_LINES = 60  # of a function
-LARGEST_BUNDLE = 270_000  # bytes
+LARGEST_BUNDLE = 272_000  # bytes
 
 
 @cache

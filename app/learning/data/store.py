@@ -72,6 +72,15 @@ class Manifest(BaseModel):
     request: str
     """SHA-256 over the request; preparing the same again is a no-op."""
 
+    @property
+    def division(self) -> str:
+        """How the source is divided, and a part of its checksum; empty for one client's own data."""
+        if self.partitioner == "none":
+            return ""
+        chosen = "".join(f" {name}={value}" for name, value in sorted(self.partitioner_settings.items()))
+        how = f"{self.partitioner}{chosen}, seed {self.seed}"
+        return f"{self.num_partitions} partitions, {how}, checksum {self.checksum[:12]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -161,8 +170,8 @@ class Store:
             return self.partition(0).val
         return self._split(self.path, "test", self.manifest.test_count)
 
-    def require(self, shape: Sequence[int], classes: Sequence[str]) -> None:
-        """Raise UserError unless the store holds pictures of this shape and exactly these classes."""
+    def require(self, shape: Sequence[int], classes: Sequence[str], division: str = "") -> None:
+        """Raise UserError unless the store holds this shape, these classes and, if it has one, this division."""
         manifest = self.manifest
         if tuple(shape) != manifest.shape:
             raise UserError(
@@ -173,6 +182,11 @@ class Store:
             raise UserError(
                 f"{DATA_VARIABLE}: classes in {self.path} are {_names(manifest.classes)} but the model is "
                 f"for {_names(classes)}; run `bouquet prepare --classes {','.join(classes)} --force`"
+            )
+        if division and manifest.division and division != manifest.division:
+            raise UserError(
+                f"{DATA_VARIABLE}: {self.path} holds {manifest.division}, the server {division}; prepare both alike, and "
+                "start all clients anew after a change of NUM_CLIENTS"
             )
 
     def _split(self, directory: Path, part: str, count: int) -> Split:

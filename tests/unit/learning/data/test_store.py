@@ -93,6 +93,22 @@ def test_another_model_is_refused(prepared: Path) -> None:
         store.require((3, 8, 8), ["cat", "dog"])
 
 
+def test_data_that_is_divided_otherwise_is_refused_and_ones_own_is_not(
+    tmp_path: Path, prepared: Path
+) -> None:
+    store = Store.open(prepared)
+    what = store.manifest.shape, store.manifest.classes
+    store.require(*what, store.manifest.division)
+    for change in ({"num_partitions": 9}, {"checksum": "0" * 64}, {"seed": 7}, {"partitioner": "shard"}):
+        other = store.manifest.model_copy(update=change).division
+        with pytest.raises(UserError, match="start all clients anew after a change of NUM_CLIENTS"):
+            store.require(*what, other)
+    source = image_folder(tmp_path / "own", dict.fromkeys(store.manifest.classes, 10))
+    prepare(Request(str(source), num_partitions=10), tmp_path / "store")
+    own = Store.open(tmp_path / "store")
+    own.require(own.manifest.shape, own.manifest.classes, store.manifest.division)
+
+
 def test_no_store(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no prepared data in .*; run `bouquet prepare --out"):
         Store.open(tmp_path / "nothing")
