@@ -49,11 +49,11 @@ def engine() -> None:
 
 @pytest.fixture(scope="session")
 def images(engine: None) -> Iterator[str]:
-    """The tag of both images, built from the working tree."""
+    """The tag of the images, built from the working tree."""
     tag = f"test-{os.getpid()}"
     build_images(tag)
     yield tag
-    names = [f"bouquet-superlink:{tag}", f"bouquet-supernode:{tag}-cpu"]
+    names = [f"bouquet-superlink:{tag}", f"bouquet-supernode:{tag}-cpu", f"bouquet-monitor:{tag}"]
     subprocess.run(["docker", "rmi", "--force", *names], capture_output=True, timeout=300)
 
 

@@ -71,7 +71,13 @@ def _watchings(settings: MonitorSettings, logs: Path) -> "Iterator[Watching]":
         set_variables(own, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"})
         from app.watch.monitor.mlflow import Tracking
 
-        tracking = Tracking(settings.mlflow, settings.experiment)
+        try:
+            tracking = Tracking(settings.mlflow, settings.experiment)
+        except Tracking.errors as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"--mlflow (MLFLOW_TRACKING_URI): {settings.mlflow!r} cannot be used: {reason}"
+            ) from None
         name = f"MLflow at {settings.mlflow}"
         yield Watching(name, tracking, Runs(settings.results, since), echo)
 

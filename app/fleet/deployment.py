@@ -465,10 +465,9 @@ class ExportSettings(RunsSettings):
 
 
 @dataclass(frozen=True)
-class MonitorSettings(PageSettings):
+class MonitorSettings(RunsSettings, PageSettings):
     """What `bouquet monitor` shows, and where."""
 
-    results: Path = setting(RESULTS_VARIABLE, "Folder of all results.", Path("results"), PATH)
     logs: Path | None = setting("", "Keep TensorBoard's event files in this folder.", None, PATH)
     once: bool = setting("", "Take what is there, and end.", False)
     only_new: bool = setting("", "Leave out the runs that ended before.", False)

@@ -7,7 +7,9 @@ import re
 import socket
 import subprocess
 import tarfile
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 
 import pytest
@@ -15,6 +17,7 @@ from compose_stack import Stack, docker, eventually
 from container_engine import ROOT
 from terminal import Terminal
 
+from app.fleet.host.ports import free_port
 from app.fleet.runs.bundle import app_hash
 
 pytestmark = pytest.mark.containers
@@ -86,6 +89,44 @@ def test_the_control_api_is_out_of_reach(trained: Stack) -> None:
         socket.create_connection((network["IPAddress"], 9092), timeout=5).close()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((network["IPAddress"], 8000), timeout=5)
+
+
+def test_metrics_are_where_prometheus_is_and_not_where_clients_are(trained: Stack) -> None:
+    (superlink,) = trained.containers("superlink")
+    addresses = {
+        name.removeprefix(f"{trained.name}_"): network["IPAddress"]
+        for name, network in trained.inspect(superlink)["NetworkSettings"]["Networks"].items()
+    }
+    assert set(addresses) == {"default", "federation", "monitoring"}
+    with urllib.request.urlopen(f"http://{addresses['monitoring']}:9097/metrics", timeout=20) as answer:
+        metrics = answer.read().decode()
+    assert 'bouquet_client_online{client="client-0"} 1.0' in metrics
+    assert 'bouquet_replies_total{outcome="accepted",phase="train"}' in metrics
+    client = trained.containers("supernode-cpu")[0]
+    attempt = "import socket, sys; socket.create_connection((sys.argv[1], 9097), timeout=3)"
+    for address in ("metrics", "superlink", *addresses.values()):
+        assert trained.inside(client, "python", "-c", attempt, address).returncode != 0, address
+
+
+def test_the_image_of_the_monitor_shows_the_run(trained: Stack) -> None:
+    port = str(free_port())
+    monitor = ("--profile", "monitor")
+    try:
+        trained.compose(*monitor, "build", "--quiet", "monitor", timeout=900)
+        trained.compose(*monitor, "up", "--detach", "--no-deps", "monitor", TENSORBOARD_PORT=port)
+        run = json.loads(trained.latest("summary.json"))["run"]
+
+        def shown() -> bool:
+            with (
+                suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/data/runs", timeout=5) as page,
+            ):
+                return run in json.load(page)
+            return False
+
+        eventually(shown, within=90, what=f"TensorBoard with {run}: {trained.logs('monitor')}")
+    finally:
+        trained.compose(*monitor, "rm", "--stop", "--force", "monitor")
 
 
 def test_a_client_reaches_the_superlink_only(trained: Stack) -> None:
