@@ -5,6 +5,7 @@
     python -m bench --only bouquet,arithmetic,flare-tuned
     python -m bench scaling              seconds, SuperLink CPU and memory against clients and parameters
     python -m bench idle                 what ten idle clients cost
+    python -m bench watching             what metrics, TensorBoard and MLflow cost a round
     python -m bench siege                the same training while a stranger and a hostile member attack
     python -m bench faults               what the same faults cost Bouquet, stock Flower and NVIDIA FLARE
     python -m bench examples FOLDER      apps of others, such as a checkout of Flower's examples, beside stock Flower
@@ -154,6 +155,33 @@ def idle(
         watched = 10 if quick else seconds
         found = part.run(data.store(folder, clients), workspace / "processes", clients, watched, _say)
         part.add_containers(found, folder, workspace / "containers", clients, watched, _say)
+    _conclude(part, found, out)
+
+
+@app.command()
+def watching(
+    clients: Annotated[int, typer.Option(min=2, help="Number of clients.")] = 10,
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds of each run; the first is not counted.")] = 12,
+    repeat: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 5,
+    model: Annotated[str, typer.Option(help="The model.")] = "cnn",
+    config: Annotated[str, typer.Option(help="More run-config pairs.")] = "",
+    dataset: Dataset = "",
+    quick: Quick = False,
+    out: Out = RESULTS,
+) -> None:
+    """What a round costs more when metrics, TensorBoard and MLflow are on."""
+    from bench import data
+    from bench import watching as part
+    from bench.contenders.contract import Workload
+
+    if quick:
+        rounds, repeat = 3, 1
+    folder = _data(dataset, 500 * clients if quick else None, 1000 if quick else None)
+    with _workspace() as workspace:
+        work = Workload(
+            folder, data.store(folder, clients), workspace, rounds=rounds, clients=clients, model=model
+        )
+        found = part.run(work, config, repeat, _say)
     _conclude(part, found, out)
 
 

@@ -1,5 +1,6 @@
 """The command for what other programs show of runs: TensorBoard, and MLflow."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from app.cli.options import add_command, echo
-from app.environment import set_variables
+from app.environment import set_variables, with_variables
 from app.errors import UserError
 from app.fleet.deployment import NO_PAGE, MonitorSettings, UpSettings
 from app.process import end_with_parent
@@ -49,7 +50,9 @@ def monitor(settings: MonitorSettings) -> None:
             where = ends.enter_context(page(logs, settings.tensorboard))
             echo(f"TensorBoard shows {settings.results} at {where}")
         if settings.mlflow:
-            echo(f"MLflow at {settings.mlflow} gets the runs, as the experiment {settings.experiment}")
+            echo(
+                f"MLflow at {without_password(settings.mlflow)} gets the runs, as the experiment {settings.experiment}"
+            )
         threading.Event().wait()
 
 
@@ -71,15 +74,19 @@ def _watchings(settings: MonitorSettings, logs: Path) -> "Iterator[Watching]":
         set_variables(own, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"})
         from app.watch.monitor.mlflow import Tracking
 
+        where = without_password(settings.mlflow)
         try:
             tracking = Tracking(settings.mlflow, settings.experiment)
         except Tracking.errors as error:
             reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"--mlflow (MLFLOW_TRACKING_URI): {settings.mlflow!r} cannot be used: {reason}"
-            ) from None
-        name = f"MLflow at {settings.mlflow}"
+            raise UserError(f"--mlflow (MLFLOW_TRACKING_URI): {where} cannot be used: {reason}") from None
+        name = f"MLflow at {where}"
         yield Watching(name, tracking, Runs(settings.results, since), echo)
+
+
+def without_password(address: str) -> str:
+    """An address as it can be shown."""
+    return re.sub(r"//[^/@]*@", "//", address)
 
 
 def require(module: str, name: str, extra: str) -> None:
@@ -103,10 +110,13 @@ def beside(settings: UpSettings, say: Callable[[str], None]) -> Iterator[None]:
     command = [
         sys.executable, "-m", "app.cli", "monitor", "--only-new", "--results", str(settings.results),
         "--tensorboard", settings.tensorboard if settings.monitor else NO_PAGE,
-        "--mlflow", settings.mlflow, "--experiment", settings.experiment,
     ]  # fmt: skip
     process = subprocess.Popen(
         command,
+        # Not on the command line, which others can read: the address of a server may hold a password.
+        env=with_variables(
+            {"MLFLOW_TRACKING_URI": settings.mlflow, "MLFLOW_EXPERIMENT_NAME": settings.experiment}
+        ),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True, preexec_fn=end_with_parent,
     )  # fmt: skip

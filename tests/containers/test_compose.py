@@ -305,7 +305,7 @@ def test_scaling_keeps_ids_distinct(trained: Stack) -> None:
 
 
 def test_down_leaves_nothing(trained: Stack) -> None:
-    """`docker compose down --volumes` removes every container, network and volume. Last: it ends the federation."""
+    """`docker compose --profile '*' down --volumes` removes every container, network and volume. Last: it ends the federation."""
     assert trained.left_over()
-    trained.compose("down", "--volumes", "--timeout", "5")
+    trained.compose("--profile", "*", "down", "--volumes", "--timeout", "5")
     assert trained.left_over() == []

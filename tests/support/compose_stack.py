@@ -112,6 +112,6 @@ class Stack:
 
     def remove(self) -> None:
         """Take everything down, also what a failed test left half up."""
-        self.run("down", "--volumes", "--remove-orphans", "--timeout", "2")
+        self.run("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "2")
         for container in self.containers(all_states=True):
             docker("rm", "--force", "--volumes", container)

@@ -100,6 +100,10 @@ def test_the_figures_are_those_of_the_runs_files(watched: Watched) -> None:
         assert ask(f'bouquet_client_online{{client="{name}"}}') == 1
         seen = ask(f'time() - bouquet_client_last_seen_timestamp_seconds{{client="{name}"}}')
         assert seen is not None and 0 <= seen < 120
+        begun = f'bouquet_client_messages_total{{client="{name}"}}'
+        until(lambda begun=begun: (ask(begun) or 0) >= 4, 40, lambda begun=begun: f"{begun}: {ask(begun)}")  # type: ignore[misc]
+        loaded = ask(f'bouquet_client_apps_loaded_total{{client="{name}"}}')
+        assert loaded is not None and 1 <= loaded < 4, "warm starts"
     expiry = ask('bouquet_certificate_expiry_timestamp_seconds{certificate="server"} - time()')
     assert expiry is not None and expiry > 86400
     assert (ask("process_resident_memory_bytes") or 0) > 1 << 20
