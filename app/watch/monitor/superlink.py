@@ -27,14 +27,16 @@ from app.fleet.fleet_api import told
 from app.fleet.host import ports
 from app.fleet.identity.certificates import load_certificate
 from app.fleet.identity.members import Member, listed
-from app.fleet.runs.queue import states
+from app.fleet.runs.queue import PENDING, states
 from app.watch.monitor.follow import Runs
 from app.watch.monitor.measures import MOST_CLIENTS, Measures
 from app.watch.monitor.server import serve as listen
 
 LEAST_S = 1.0  # between two looks
 STATUSES = ("enrolled", "online", "offline")
-STATES = ("pending", "running", "completed", "failed", "stopped")
+OVER = ("completed", "failed", "stopped")
+STATES = (PENDING, "running", *OVER)
+Answer = tuple[list[Member], list[str]]  # the members, and the state of each run
 
 
 class SuperLink:
@@ -53,7 +55,7 @@ class SuperLink:
         settings: SuperLinkSettings,
         results: Path,
         registry: CollectorRegistry,
-        ask: Callable[[], tuple[list[Member], list[str]] | None],
+        ask: Callable[[], Answer | None],
         since: float,
     ) -> None:
         self._settings, self._results, self._ask = settings, results, ask
@@ -74,12 +76,13 @@ class SuperLink:
                 for folder, records in self._runs.new():
                     for record in records:
                         self._measures.take(folder.name, record)
-                self._found = [*self._of_runs(), *self._of_clients(), *self._of_host()]
+                answer = self._ask()
+                self._found = [*self._of_runs(answer), *self._of_clients(answer), *self._of_host()]
                 self._looked = time.monotonic()
             found = self._found
         yield from found
 
-    def _of_runs(self) -> Iterator[Metric]:
+    def _of_runs(self, answer: Answer | None) -> Iterator[Metric]:
         def gauge(name: str, meaning: str) -> GaugeMetricFamily:
             return GaugeMetricFamily(f"bouquet_run_{name}", meaning, labels=["run"])
 
@@ -93,15 +96,23 @@ class SuperLink:
             "round_started": gauge("round_started_timestamp_seconds", "When that round began."),
             "running": gauge("running", "1 until the run has ended."),
         }
+        running = self._running(answer)
         for name, run in self._measures.runs.items():
             for field, family in families.items():
-                value = int(not run.ended) if field == "running" else getattr(run, field)
+                value = int(name in running) if field == "running" else getattr(run, field)
                 if value is not None:
                     family.add_metric([name], float(value))
         yield from families.values()
 
-    def _of_clients(self) -> Iterator[Metric]:
-        answer = self._ask()
+    def _running(self, answer: Answer | None) -> set[str]:
+        """The runs that have not told of an end. A ServerApp that was killed tells of none, so the SuperLink says how many go on."""
+        left = {name: run for name, run in self._measures.runs.items() if not run.ended}
+        if answer is None:
+            return set(left)
+        going = sum(state not in OVER and state != PENDING for state in answer[1])
+        return set(sorted(left, key=lambda name: -left[name].event_time)[:going])
+
+    def _of_clients(self, answer: Answer | None) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "bouquet_superlink_answers", "1 where its Control API answers.", int(answer is not None)
         )
@@ -203,7 +214,7 @@ class Asking:
         ca = settings.certificates / "ca.crt" if settings.certificates is not None else None
         self._connection = Connection(f"127.0.0.1:{settings.control_port}", ca)
 
-    def __call__(self) -> tuple[list[Member], list[str]] | None:
+    def __call__(self) -> Answer | None:
         """The members, and the state of each run; None where it does not answer."""
         try:
             # Where nobody listens yet, its client would wait.

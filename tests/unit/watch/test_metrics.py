@@ -137,6 +137,13 @@ def test_what_clients_tell_of_themselves_is_shown_while_they_belong(
     assert not [labels for _, labels in found if "stranger" in labels]
 
 
+def test_a_run_whose_server_was_killed_is_not_under_way(tmp_path: Path, look: Callable[[], Values]) -> None:
+    write(tmp_path / "results" / "one", STARTED, at="2026-11-30T12:00:01+00:00")
+    write(tmp_path / "results" / "two", STARTED, at="2026-11-30T12:00:02+00:00")
+    found = look()  # of a SuperLink that says that one run goes on
+    assert (found["run_running", ("one",)], found["run_running", ("two",)]) == (0, 1)
+
+
 def test_what_a_run_did_before_this_superlink_is_not_counted_again(
     tmp_path: Path, look: Callable[[], Values]
 ) -> None:
