@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from federation_processes import bouquet, bouquet_until
 from identity_site import Site
+from terminal import Terminal
 
 pytestmark = pytest.mark.federation
 
@@ -53,3 +54,13 @@ def test_a_superlink_that_is_down_is_named(options: list[str], tmp_path: Path) -
     assert (
         done.returncode == 2 and "the SuperLink's Control API at 127.0.0.1:1 does not answer" in done.stderr
     )
+
+
+def test_a_terminal_shows_it_in_place(federation: Site, options: list[str]) -> None:
+    with Terminal(*options, "--watch") as terminal:
+        terminal.until(lambda text: "hospital-a" in text)
+        federation.client(key=federation.folder / "node.key").wait_for("SuperNode ID:")
+        screen = terminal.until(lambda text: "hospital-a  online" in text)
+        assert screen.count("hospital-a") == 1 and "NAME" in screen, "not one table below the other"
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130 and terminal.shows_cursor
