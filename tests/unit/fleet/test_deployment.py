@@ -12,7 +12,6 @@ from app.fleet import deployment
 from app.fleet.deployment import KINDS, SuperLinkSettings, SuperNodeSettings, UpSettings, dotenv
 from app.fleet.site.allowed_apps import THE_OWN, AllowedApps
 
-
 # What a command is given as it is.
 WITHOUT_A_NAME = {("compare", "runs"), ("predict", "images")}
 
