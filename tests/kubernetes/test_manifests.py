@@ -4,6 +4,7 @@ import copy
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -141,6 +142,44 @@ def test_the_readme_says_what_a_cluster_must_have() -> None:
     ]
     (size,) = re.findall(r"^\| each client \| .* \| ([\d.]+) GiB \|$", text, re.M)
     assert float(size) == sum(_amount(claim["resources"]["requests"]["storage"]) for claim in claims)
+
+
+def _objects_of(base: str, *components: str) -> set[str]:
+    rendered = overlay(base, components)
+    names = {f"{item['kind'].lower()}/{item['metadata']['name']}" for item in rendered}
+    return {name for name in names if not name.startswith("configmap/bouquet-settings-")}
+
+
+@pytest.mark.parametrize("component", sorted(folder.name for folder in (K8S / "components").iterdir()))
+def test_the_readme_deletes_what_a_component_leaves_when_it_goes(component: str) -> None:
+    """`hub-egress` would leave a way out open."""
+    base = "gpu" if component in {"gpu", "runtime-class", "time-slicing"} else "cpu"
+    added = _objects_of(base, component) - _objects_of(base) if component != "gpu" else set()
+    text = (K8S / "README.md").read_text()
+    row = re.search(rf"^\| `{component}` \| `kubectl delete ([^`]*)` \|$", text, re.M)
+    assert added == set(row[1].split() if row else [])
+
+
+def test_the_readme_finds_the_settings_that_are_in_use(tmp_path: Path) -> None:
+    """With a stand-in for kubectl that has three ConfigMaps and remembers what it is told to delete."""
+    (block,) = re.findall(r"```sh\n(used=.*?)```", (K8S / "README.md").read_text(), re.DOTALL)
+    objects = combination("cpu")
+    pod = find(objects, "StatefulSet", "bouquet-supernode")["spec"]["template"]["spec"]
+    used = pod["containers"][0]["envFrom"][0]["configMapRef"]["name"]
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        f"""#!/bin/sh
+case "$*" in
+*statefulset*) printf {used} ;;
+"get configmap"*) printf 'configmap/bouquet-ca\\nconfigmap/{used}\\nconfigmap/bouquet-settings-old\\n' ;;
+delete*) echo "$*" >>{tmp_path}/deleted ;;
+esac
+"""
+    )
+    kubectl.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["sh", "-euc", block], env={**os.environ, "PATH": path}, check=True, timeout=30)
+    assert (tmp_path / "deleted").read_text() == "delete configmap/bouquet-settings-old\n"
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
