@@ -62,7 +62,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     found = [
         ("accuracy", number(last.accuracy if last else None)),
         ("loss", number(last.loss if last else None)),
-        ("rounds", str(len(run.rounds))),
+        ("rounds", str(sum(each.number > 0 for each in run.rounds))),
         ("clients", str(len(run.clients))),
         ("time in rounds", duration(took)),
         ("seconds a round", number(took / len(run.rounds) if run.rounds else None)),

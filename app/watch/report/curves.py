@@ -1,5 +1,7 @@
 """Figures of what was learned: accuracy and loss, seconds, how far and how alike updates are, privacy."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from app.watch.report.course import round_numbers, short
@@ -119,7 +121,7 @@ def _by_client(
         rounds_axis(axes, shown)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(label)
-        made.canvas.legend(loc="outside upper left", ncols=3, fontsize=9)
+        made.canvas.legend(loc="outside upper left", ncols=_columns(by_client), fontsize=9)
     table = Table(
         ["client", *(f"round {n}" for n in numbers)],
         [[client, *(of.get(n, "") for n in numbers)] for client, of in by_client.items()],
@@ -128,6 +130,11 @@ def _by_client(
     every = [value for n in shown for value in values[n]]
     said = f"{title}: {what}; from {min(every):.3g} to {max(every):.3g}, median {np.median(every):.3g}."
     return made.figure(name, title, said, table)
+
+
+def _columns(names: Iterable[str]) -> int:
+    """How many names a line of the legend holds."""
+    return 3 if max(map(len, names), default=0) <= 12 else 2
 
 
 def likeness(found: Likeness) -> Figure | None:
