@@ -49,7 +49,7 @@ def usage(run: Run) -> list[str]:
     return [
         "import torch",
         "from bouquet import load_model",
-        f"trained = load_model({str(run.folder)!r}, 'last')",
+        f"trained = load_model({f'{run.folder.parent.name}/{run.name}'!r}, 'last')",
         "picture = torch.randint(0, 256, (1, *trained.shape))  # a picture of yours",
         "print(trained.classes[trained.model(picture / 127.5 - 1).argmax()])",
     ]

@@ -167,6 +167,11 @@ def _judge(found: Examined, trained: Trained, store: Store) -> None:
         found.notes.append(
             "The layers that clients keep to themselves are as the run began, as in the server's evaluation."
         )
+    if store.manifest.test_from == "partition":
+        found.notes.append(
+            "The test split is a part of the only partition's data, so none of its pictures are shown."
+        )
+        return
     for mask in (guesses != test.labels, guesses == test.labels):
         for i in _spread(np.flatnonzero(mask), test.labels, sure):
             found.examples.append(

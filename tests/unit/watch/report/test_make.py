@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -243,7 +244,21 @@ def test_baselines_need_the_data_and_a_round(trained: Path, write: Write, store:
         make(write(told, "empty"), store.path, print, prepared=NOWHERE, with_baselines=True)
 
 
-def test_the_card_loads_the_model_in_five_lines(trained: Path, store: Store) -> None:
+def test_pictures_of_the_only_partition_are_not_shown(trained: Path, store: Store, tmp_path: Path) -> None:
+    """Where a folder of pictures is one client's own, the test split is of that client's data."""
+    own = tmp_path / "own"
+    shutil.copytree(store.path, own)
+    manifest = json.loads((own / "manifest.json").read_text())
+    (own / "manifest.json").write_text(json.dumps(manifest | {"test_from": "partition"}))
+    page = made(trained, own)
+    assert "none of its pictures are shown" in page.text and "Accuracy per class" in page.text
+    assert not any((image.get("alt") or "").startswith("A picture") for image in page.images)
+
+
+def test_the_card_loads_the_model_in_five_lines(
+    trained: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.parents[1])
     made(trained, store.path)
     card = (trained / "model.md").read_text()
     program = re.search(r"```python\n(.*?)```", card, re.DOTALL)
