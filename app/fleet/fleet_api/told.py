@@ -6,6 +6,7 @@ uses stays in memory, for whoever measures (``latest``). All of it comes from ou
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ from app.fleet.quiet import Budget
 METHOD = "/bouquet.Fleet/Tell"
 LOGS = "client-logs"  # in the SuperLink's state
 LARGEST_FILE = 1 << 20
+LEAST_FREE = 64 << 20  # bytes on the state's disk, which is for members first
 LARGEST_LETTER = 64 * 1024
 MOST_LINES = 500
 MOST_LETTERS = 60  # of a member within a minute
@@ -96,6 +98,8 @@ class Told:
         left_out = [f"({letter.left_out} lines were left out)"] if letter.left_out else []
         lines = [f"{now} {printable(line, MOST_CHARACTERS)}\n" for line in [*left_out, *letter.lines]]
         try:
+            if shutil.disk_usage(self._state).free < LEAST_FREE:
+                return
             with self._writing:
                 file = log_file(self._state, name)
                 file.parent.mkdir(mode=0o700, exist_ok=True)
@@ -103,7 +107,7 @@ class Told:
                     file.replace(file.with_suffix(".log.1"))
                 with file.open("a", encoding="utf-8") as log:
                     log.writelines(lines)
-        except OSError:  # a full disk: the SuperLink goes on, and the client has its own log
+        except OSError:  # the SuperLink goes on, and the client has its own log
             return
 
 

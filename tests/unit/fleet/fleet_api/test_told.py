@@ -85,6 +85,15 @@ def test_a_member_fills_neither_the_disk_nor_the_time(
     assert sum(file.stat().st_size for file in kept) < 2 * (5000 + 3 * 1000)
 
 
+def test_logs_leave_room_for_what_the_superlink_must_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(told, "LEAST_FREE", 1 << 60)
+    node, call = member(tmp_path)
+    assert Told(lambda: [node], tmp_path, authenticated=True).admit(call)(letter("one")) == b'{"taken": 1}'
+    assert names_with_logs(tmp_path) == []
+
+
 def test_what_a_member_uses_is_kept_for_whoever_measures(tmp_path: Path) -> None:
     node, call = member(tmp_path, "site-7")
     desk = Told(lambda: [node], None, authenticated=True)
