@@ -90,7 +90,8 @@ class Federation(Stack):
         return self.in_superlink("bouquet node-key /tmp/late.key && bouquet enroll late /tmp/late.key.pub")
 
     def client(self, number: int) -> str:
-        """The container that holds a partition."""
+        """The container that holds a partition, as soon as one does."""
+        eventually(lambda: number in self.partition_ids().values(), within=90, what=f"a client with {number}")
         return next(each for each, held in self.partition_ids().items() if held == number)
 
     def summary(self) -> dict[str, Any]:
@@ -206,8 +207,8 @@ def test_an_upgrade_waits_for_the_round_and_the_run_goes_on_after_it(federation:
 
 
 def test_a_full_state_volume_is_named_and_keeps_no_member_out(federation: Federation) -> None:
-    federation.in_superlink("cat /dev/zero >/state/ballast")
     client = federation.client(0)
+    federation.in_superlink("cat /dev/zero >/state/ballast")
 
     def starts() -> int:
         return federation.logs("superlink").count("client-0 is online")
