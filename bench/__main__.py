@@ -161,7 +161,7 @@ def idle(
 @app.command()
 def watching(
     clients: Annotated[int, typer.Option(min=2, help="Number of clients.")] = 10,
-    rounds: Annotated[int, typer.Option(min=3, help="Rounds of each run; the first is not counted.")] = 12,
+    rounds: Annotated[int, typer.Option(min=4, help="Rounds of each run; the second half counts.")] = 16,
     repeat: Annotated[int, typer.Option(min=1, help="Pairs of runs.")] = 5,
     model: Annotated[str, typer.Option(help="The model.")] = "cnn",
     config: Annotated[str, typer.Option(help="More run-config pairs.")] = "",
@@ -175,7 +175,7 @@ def watching(
     from bench.contenders.contract import Workload
 
     if quick:
-        rounds, repeat = 3, 1
+        rounds, repeat = 4, 1
     folder = _data(dataset, 500 * clients if quick else None, 1000 if quick else None)
     with _workspace() as workspace:
         work = Workload(

@@ -2,11 +2,15 @@
 
 On: metrics that are scraped every five seconds, TensorBoard beside the run with its page, and MLflow. MLflow writes to a folder,
 because a server would be on another machine. What the run itself writes (events, history, summary) is on in both.
+
+The rounds of the second half count: before that TensorBoard and MLflow start, once a run. Two ratios come out: of the CPU time of a
+round, all processes together, and of its seconds. On a machine with other work the latter says little.
 """
 
 import json
 import statistics
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,94 +22,96 @@ from bench.contenders.bouquet import read_summary, up_command
 from bench.contenders.contract import Workload
 from bench.environments import ROOT
 from bench.machine import describe
-from bench.processes import Processes, free_ports
+from bench.processes import BenchError, Processes, free_ports
+from bench.watch import cpu_s
 
 GOAL = 1.02
-SCRAPE_S = 5.0
-TIMEOUT_S = 1800.0
+SCRAPE_S, LOOK_S = 5.0, 0.2
 
 
 @dataclass(slots=True)
-class Pair:
-    """One run of each kind: seconds of the rounds after the first."""
+class Rounds:
+    """The rounds of the second half of a run, the last one left out: CPU seconds of each, and seconds."""
 
-    off: list[float]
-    on: list[float]
-    scrapes: int
-
-    @property
-    def ratio(self) -> float:
-        """Of the medians."""
-        return statistics.median(self.on) / statistics.median(self.off)
+    cpu_s: float
+    seconds: list[float]
 
 
 def run(workload: Workload, config: str, repeat: int, echo: Callable[[str], None]) -> dict[str, Any]:
     """Measure pairs; which of the two comes first changes from pair to pair."""
-    pairs: list[Pair] = []
+    pairs: list[dict[str, Any]] = []
     for number in range(repeat):
-        seconds: dict[bool, list[float]] = {}
-        scrapes = 0
+        found: dict[bool, Rounds] = {}
         for on in (False, True) if number % 2 == 0 else (True, False):
             scratch = workload.workspace / f"{number}-{'on' if on else 'off'}"
-            seconds[on], done = _rounds(workload, scratch, config, on)
-            scrapes += done
-        pairs.append(Pair(seconds[False], seconds[True], scrapes))
-        echo(f"pair {number + 1} of {repeat}: {pairs[-1].ratio:.3f}")
-    return {
-        "machine": describe(),
-        "clients": workload.clients,
-        "rounds": workload.rounds,
-        "pairs": [asdict(pair) | {"ratio": pair.ratio} for pair in pairs],
-        "ratio": statistics.median(pair.ratio for pair in pairs),
-    }
+            found[on] = _rounds(workload, scratch, config, on)
+        cpu = found[True].cpu_s / found[False].cpu_s
+        seconds = statistics.median(found[True].seconds) / statistics.median(found[False].seconds)
+        pairs.append({"cpu": cpu, "seconds": seconds, "off": asdict(found[False]), "on": asdict(found[True])})
+        echo(f"pair {number + 1} of {repeat}: CPU {cpu:.3f}, seconds {seconds:.3f}")
+    ratios = {name: statistics.median(pair[name] for pair in pairs) for name in ("cpu", "seconds")}
+    shape = {"clients": workload.clients, "rounds": workload.rounds}
+    return {"machine": describe(), **shape, **ratios, "pairs": pairs}
 
 
-def _rounds(workload: Workload, scratch: Path, config: str, on: bool) -> tuple[list[float], int]:
-    """Seconds of the rounds after the first, and how often the metrics were fetched."""
+def _rounds(workload: Workload, scratch: Path, config: str, on: bool) -> Rounds:
     metrics, page = free_ports(2)
     watched = ["--metrics", str(metrics), "--monitor", "--tensorboard", str(page)] if on else []
     tracking = {"MLFLOW_TRACKING_URI": f"file://{scratch}/mlflow", "MLFLOW_ALLOW_FILE_STORE": "true"}
     command = [*up_command(workload, scratch / "results", config), *watched]
-    environment = {"PYTHONPATH": str(ROOT), **(tracking if on else {})}
-    with Processes(scratch, environment) as processes, _scraping(metrics if on else 0) as scrapes:
-        for _ in processes.run("up", command, TIMEOUT_S, cwd=ROOT):
-            pass
-    return read_summary(scratch / "results", workload.rounds)["round_s"][1:], len(scrapes)
+    first, last = workload.rounds // 2, workload.rounds - 1
+    spent: dict[int, float] = {}
+    with Processes(scratch, {"PYTHONPATH": str(ROOT), **(tracking if on else {})}) as processes:
+        up = processes.start("up", command, cwd=ROOT)
+        with _scraping(metrics if on else 0):
+            while up.poll() is None:
+                time.sleep(LOOK_S)
+                done = _done(scratch / "results")
+                for at in (first, last):
+                    if done >= at and at not in spent:
+                        spent[at] = cpu_s(processes.members())
+    seconds = read_summary(scratch / "results", workload.rounds)["round_s"]
+    if last not in spent:
+        raise BenchError(f"the rounds are too short to be watched; see {scratch / 'up.log'}")
+    return Rounds((spent[last] - spent[first]) / (last - first), seconds[first:last])
+
+
+def _done(results: Path) -> int:
+    with suppress(OSError, ValueError, KeyError):
+        return len(json.loads((results / "latest" / "summary.json").read_text(encoding="utf-8"))["round_s"])
+    return 0
 
 
 @contextmanager
-def _scraping(port: int) -> Iterator[list[int]]:
-    """Fetch the metrics as Prometheus does, meanwhile; the sizes that came."""
-    over, sizes = threading.Event(), list[int]()
+def _scraping(port: int) -> Iterator[None]:
+    """Fetch the metrics as Prometheus does, in the background; not with port 0."""
+    over = threading.Event()
 
     def fetch() -> None:
-        while not over.wait(SCRAPE_S):
+        while port and not over.wait(SCRAPE_S):
             with (
                 suppress(OSError),
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as got,
             ):
-                sizes.append(len(got.read()))
+                got.read()
 
     thread = threading.Thread(target=fetch, daemon=True)
-    if port:
-        thread.start()
+    thread.start()
     try:
-        yield sizes
+        yield
     finally:
         over.set()
-        if port:
-            thread.join()
+        thread.join()
 
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The figures in words."""
-    ratios = [pair["ratio"] for pair in found["pairs"]]
-    off = [second for pair in found["pairs"] for second in pair["off"]]
+    cpu, seconds = ([pair[name] for pair in found["pairs"]] for name in ("cpu", "seconds"))
     return [
-        f"watching: a round with everything on takes {found['ratio']:.3f} times as long (goal: at most {GOAL}); "
-        f"{len(ratios)} pairs, {min(ratios):.3f} to {max(ratios):.3f}",
-        f"    {found['clients']} clients, {found['rounds']} rounds each; a round with nothing on takes "
-        f"{statistics.median(off):.2f} s",
+        f"watching: a round with everything on takes {found['cpu']:.3f} times the CPU time (goal: at most {GOAL}); "
+        f"{len(cpu)} pairs, {min(cpu):.3f} to {max(cpu):.3f}",
+        f"    its seconds: {found['seconds']:.3f} ({min(seconds):.3f} to {max(seconds):.3f}); {found['clients']} clients, "
+        f"{found['rounds']} rounds",
     ]
 
 

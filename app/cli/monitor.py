@@ -78,15 +78,18 @@ def _watchings(settings: MonitorSettings, logs: Path) -> "Iterator[Watching]":
         try:
             tracking = Tracking(settings.mlflow, settings.experiment)
         except Tracking.errors as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = without_password(" ".join(str(error).split())[:300])
             raise UserError(f"--mlflow (MLFLOW_TRACKING_URI): {where} cannot be used: {reason}") from None
-        name = f"MLflow at {where}"
-        yield Watching(name, tracking, Runs(settings.results, since), echo)
+
+        def warn(line: str) -> None:
+            echo(without_password(line))
+
+        yield Watching(f"MLflow at {where}", tracking, Runs(settings.results, since), warn)
 
 
-def without_password(address: str) -> str:
-    """An address as it can be shown."""
-    return re.sub(r"//[^/@]*@", "//", address)
+def without_password(text: str) -> str:
+    """Text as it can be shown, when it holds the address of a server."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def require(module: str, name: str, extra: str) -> None:

@@ -143,12 +143,14 @@ def test_a_run_that_goes_on_goes_on_in_the_same_run(server: str, tmp_path: Path)
 
 
 def test_a_server_that_does_not_answer_costs_a_line(tmp_path: Path) -> None:
-    nowhere = f"http://127.0.0.1:{free_port()}"
+    port = free_port()
+    nowhere, shown = f"http://me:secret@127.0.0.1:{port}", f"http://127.0.0.1:{port}"
     done = bouquet(
         "up", "--dataset", "digits", "--clients", "2", "--rounds", "1", "--results", str(tmp_path), "--mlflow", nowhere,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     [warning] = [line for line in done.stdout.splitlines() if "warning" in line]
-    assert warning.startswith(f"warning: MLflow at {nowhere} does not take what runs tell: ")
+    assert warning.startswith(f"warning: MLflow at {shown} does not take what runs tell: ")
+    assert "secret" not in done.stdout + done.stderr
     summary = json.loads((tmp_path / "latest" / "summary.json").read_text())
     assert summary["status"] == "completed"
