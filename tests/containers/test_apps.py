@@ -15,18 +15,17 @@ from bench.examples.containers import with_hub
 pytestmark = pytest.mark.containers
 
 EXAMPLES = ROOT / "examples"
-NEED_PACKAGES = (EXAMPLES / "boosting", EXAMPLES / "text_lora")
+NEED_PACKAGES = (EXAMPLES / "text_lora",)
 APPS = {
     ROOT / "tests" / "apps" / "numpy_only": (0.8, "final_model.npz"),
     EXAMPLES / "tables": (0.9, "model.npz"),
-    EXAMPLES / "boosting": (0.95, "forest.json"),
     EXAMPLES / "text_lora": (0.9, "adapters.pt"),
 }
 
 
 @pytest.fixture
 def with_packages(images: str) -> Iterator[str]:
-    """The tag of images with the packages of both apps that ask for some, each `bouquet image` on top of the one before."""
+    """The tag of images with the packages of the apps that ask for some, each `bouquet image` on top of the one before."""
     tags = [images]
     try:
         for app in NEED_PACKAGES:
