@@ -219,7 +219,11 @@ def _address(settings: SuperNodeSettings) -> Address:
 
 def _sharing(settings: SuperNodeSettings, context: SuperNodeContext) -> Sharing | None:
     """What this client tells of itself; None where that is nothing, or nobody would know who tells it."""
-    if settings.ca is None or settings.key is None or "on" not in (settings.share_logs, settings.share_metrics):
+    if (
+        settings.ca is None
+        or settings.key is None
+        or "on" not in (settings.share_logs, settings.share_metrics)
+    ):
         return None
 
     def usage() -> dict[str, int]:

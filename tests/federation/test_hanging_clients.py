@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from faulty_federation import Federation
-from federation_processes import ROOT, Fleet
+from federation_processes import ROOT, Fleet, until
 from tiny_apps import SERVER, make_app
 
 BROKEN = ROOT / "tests" / "federation" / "apps" / "broken"
@@ -62,7 +62,15 @@ def test_clients_that_hang_are_free_for_the_next_run(ways: Fleet) -> None:
     status, log = ways.train_to_the_end("rounds=1", BROKEN, 90)
     assert status == 0, log + ways.log("supernode-0")[-3000:]
     assert f"round 0: {len(WAYS)} replies" in log
-    assert not [each for each in hanging if each.is_running()]
+    until(lambda: not any(map(_runs, hanging)), 60, lambda: f"still there: {hanging}")
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it works on; one that has ended and waits for its parent does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize("ways", ["plaintext"], indirect=True)
