@@ -9,7 +9,7 @@ from identity_site import Site
 from app.fleet.identity import certificates, keys, members
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # other files look whether a process has stayed
 def federation(tmp_path_factory: pytest.TempPathFactory, small_store: Path) -> Iterator[Site]:
     """A SuperLink with data and one member, hospital-a, whose key is ``node.key`` in its folder."""
     folder = tmp_path_factory.mktemp("federation")
