@@ -162,7 +162,7 @@ class FaultyRun:
         def idle() -> bool:
             nonlocal since
             at_work = any(self.federation.children_at_work(name) for name in clients)
-            if at_work or self.events()[-1]["event"] != "phase_started":
+            if at_work or self.events()[-1]["event"] not in ("phase_started", "reply_received"):
                 since = time.monotonic()
             return time.monotonic() - since > REPLY_S
 

@@ -259,8 +259,9 @@ def own_modules() -> Own:
 
     ``bouquet`` stays, for apps that import it.
     """
-    import_module("bouquet")
     found = Own(import_module("app.fleet.serverapp.following"), import_module("app.fleet.serverapp.keeping"))
+    # It imports `keep` when it is asked, which would be a second copy then.
+    vars(import_module("bouquet"))["keep"] = found.keeping.keep
     for name in [name for name in sys.modules if name.partition(".")[0] == "app"]:
         del sys.modules[name]
     return found
