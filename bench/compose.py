@@ -10,6 +10,19 @@ from pathlib import Path
 from bench.environments import ROOT
 from bench.processes import Processes, free_ports
 
+COMPOSE = ("docker", "compose", "--progress", "quiet", "--profile", "cpu")
+BUILD_TIMEOUT_S = 3600.0
+
+
+def build(processes: Processes) -> None:
+    """Build Bouquet's own images from this checkout."""
+    for name, command in (
+        ("base", ("sh", "docker/base-image.sh")),
+        ("build", (*COMPOSE, "build", "--quiet")),
+    ):
+        for _ in processes.run(name, command, BUILD_TIMEOUT_S, cwd=ROOT):
+            pass
+
 
 def missing() -> str:
     """Why containers cannot run here; empty where they can."""

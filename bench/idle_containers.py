@@ -13,13 +13,13 @@ from pathlib import Path
 import psutil
 
 from bench import compose
+from bench.compose import COMPOSE
 from bench.environments import ROOT
 from bench.processes import BenchError
 from bench.watch import Role
 
 SERVICE: dict[str, Role] = {"supernode-cpu": "client", "superlink": "superlink"}
-COMPOSE = "docker", "compose", "--progress", "quiet", "--profile", "cpu"
-START_TIMEOUT_S, BUILD_TIMEOUT_S = 300.0, 3600.0
+START_TIMEOUT_S = 300.0
 
 
 class Federation:
@@ -51,14 +51,11 @@ def started(folder: Path, scratch: Path, clients: int, echo: Callable[[str], Non
     settings = {"NUM_CLIENTS": str(clients), "ROUNDS": "2", "DATASET_FOLDER": str(folder.resolve())}
     with compose.project(scratch, **settings) as (project, processes):
 
-        def run(name: str, *command: str, timeout_s: float = START_TIMEOUT_S) -> Iterator[str]:
-            return processes.run(name, command, timeout_s, cwd=ROOT)
+        def run(name: str, *command: str) -> Iterator[str]:
+            return processes.run(name, command, START_TIMEOUT_S, cwd=ROOT)
 
         echo("building the images")
-        for _ in run("base", "sh", "docker/base-image.sh", timeout_s=BUILD_TIMEOUT_S):
-            pass
-        for _ in run("build", *COMPOSE, "build", "--quiet", timeout_s=BUILD_TIMEOUT_S):
-            pass
+        compose.build(processes)
         echo(f"starting {clients} containers")
         start, start_s = time.monotonic(), None
         for _ in run("up", *COMPOSE, "up", "--detach", "--scale", f"supernode-cpu={clients}"):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from app.learning.data.prepare import Request
     from app.learning.data.store import Manifest
 
+PREPARED = Path(".bouquet") / "data"  # the stores that are prepared by name
+
 
 def prepare(settings: PrepareSettings) -> None:
     """Read a data set once, divide it among the clients, and write the data store."""
@@ -95,7 +97,7 @@ def prepared_store(settings: LocalSettings) -> "tuple[Path, Manifest]":
     from app.learning.data.choice import prepare_by_name
     from app.learning.data.store import Store
 
-    folder = settings.data or prepare_by_name(_request(settings), Path(".bouquet") / "data")
+    folder = settings.data or prepare_by_name(_request(settings), PREPARED)
     manifest = Store.open(folder).manifest
     if manifest.partitioner == "none":
         if settings.num_clients > 1:

@@ -106,6 +106,8 @@ def beside(settings: UpSettings, say: Callable[[str], None]) -> Iterator[None]:
     if not settings.monitor and not settings.mlflow:
         yield
         return
+    from app.watch.monitor.page import end
+
     if settings.monitor:
         require("tensorboard", "TensorBoard", "monitor")
     if settings.mlflow:
@@ -134,11 +136,7 @@ def beside(settings: UpSettings, say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        end(process, PATIENCE_S)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -3,18 +3,13 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
+from app.cli.data import PREPARED
 from app.cli.options import add_command, echo
 from app.errors import FAILED, printable
 from app.fleet.deployment import CompareSettings, ExportSettings, PredictSettings, ReportSettings
-
-if TYPE_CHECKING:
-    from app.models.load import Trained
-
-PREPARED = Path(".bouquet") / "data"
 
 
 def report(settings: ReportSettings) -> None:
@@ -59,10 +54,12 @@ def predict(settings: PredictSettings) -> None:
 
     The exit status is 1 where a picture cannot be read.
     """
+    from app.models.load import load_model
     from app.models.predict import pictures
     from app.models.predict import predict as ask
+    from app.watch.runs import find
 
-    trained = _model(settings.results, settings.run, settings.model)
+    trained = load_model(find(settings.results, settings.run), settings.model)
     files = list(pictures(map(Path, settings.images)))
     told, faults = [], []
     for each in ask(trained, files, settings.top):
@@ -88,26 +85,18 @@ def export(settings: ExportSettings) -> None:
     It takes float32 pictures [N, C, H, W], each byte x as x / 127.5 - 1, and gives logits.
     """
     from app.models import export as forms
+    from app.models.load import beginning, of_run
     from app.watch.report.examined import find_store
-    from app.watch.report.gather import gather
     from app.watch.runs import find
 
-    trained = _model(settings.results, settings.run, settings.model)
     folder = find(settings.results, settings.run)
-    store = find_store(gather(folder).started, settings.data, PREPARED)
+    started = beginning(folder)
+    trained = of_run(folder, started, settings.model)
+    store = find_store(started, settings.data, PREPARED)
     file = settings.out or trained.file.with_suffix(forms.SUFFIXES[settings.form])
     made = forms.export(trained, settings.form, file, store.test.images if store else None)
     on = "pictures of the test split" if store else "random pictures"
     echo(f"saved {made.file}: on {on} its logits differ from PyTorch's by {made.difference:.2g} at most")
-
-
-def _model(results: Path, run: str, which: str) -> "Trained":
-    from app.models.load import of_run
-    from app.watch.report.gather import gather
-    from app.watch.runs import find
-
-    folder = find(results, run)
-    return of_run(folder, gather(folder).started, which)
 
 
 def add_to(app: typer.Typer) -> None:

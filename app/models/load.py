@@ -73,16 +73,21 @@ def of_run(folder: Path, started: Mapping[str, Any], which: str = BEST, *, whole
     return Trained(model.eval(), settings, shape, classes, file)
 
 
-def load_model(folder: str | Path, which: str = BEST) -> Trained:
-    """The model in the folder of a run's results. ``which``, and what is raised, as in :func:`of_run`."""
-    folder = Path(folder).resolve()
+def beginning(folder: Path) -> Mapping[str, Any]:
+    """The event ``run_started`` of a run, the last one; empty where it has none. Raises UserError where there is no run."""
     try:
         told = [each for each in read_events(folder / "events.jsonl") if each.get("event") == "run_started"]
     except OSError as error:
         raise UserError(
             f"{folder} holds no run ({error.strerror}); give a folder such as results/latest"
         ) from None
-    return of_run(folder, told[-1] if told else {}, which)
+    return told[-1] if told else {}
+
+
+def load_model(folder: str | Path, which: str = BEST) -> Trained:
+    """The model in the folder of a run's results. ``which``, and what is raised, as in :func:`of_run`."""
+    folder = Path(folder).resolve()
+    return of_run(folder, beginning(folder), which)
 
 
 def _file(folder: Path, which: str) -> Path:

@@ -134,8 +134,13 @@ class EventLog:
 
 
 def read_events(file: Path) -> Iterator[dict[str, Any]]:
-    """The records of an ``events.jsonl``; lines that were cut short are left out."""
-    for line in file.read_bytes().splitlines():
+    """The records of an ``events.jsonl``."""
+    return records_in(file.read_bytes())
+
+
+def records_in(content: bytes) -> Iterator[dict[str, Any]]:
+    """The records in lines of JSON; lines that were cut short are left out."""
+    for line in content.splitlines():
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

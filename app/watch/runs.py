@@ -1,6 +1,5 @@
 """The runs in a results folder, as all that is shown of them reads them: their folders, and the records of their events."""
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -9,7 +8,7 @@ from typing import Any
 
 from app.errors import UserError
 from app.rounds import events
-from app.rounds.results import read_events
+from app.rounds.results import read_events, records_in
 
 LATEST, EVENTS = "latest", "events.jsonl"
 Record = Mapping[str, Any]
@@ -94,15 +93,7 @@ class Tail:
             return []
         whole = content[: content.rfind(b"\n") + 1]
         self._read += len(whole)
-        return [record for line in whole.splitlines() if (record := _record(line)) is not None]
-
-
-def _record(line: bytes) -> Record | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+        return list(records_in(whole))
 
 
 def as_event(record: Record) -> events.Event | None:

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bench import compose, hub
+from bench.compose import BUILD_TIMEOUT_S, COMPOSE
 from bench.environments import ROOT
 from bench.processes import Processes
 
-BUILD_TIMEOUT_S = 3600.0
-COMPOSE = ("docker", "compose", "--progress", "quiet", "--profile", "cpu")
 HUB_PORT = 8000
 
 
@@ -45,15 +44,6 @@ def with_hub(file: Path, tag: str, data_sets: Mapping[str, Path]) -> Path:
     return file
 
 
-def build(processes: Processes) -> None:
-    """Build Bouquet's own images from this checkout."""
-    for name, command in (
-        ("base", ("sh", "docker/base-image.sh")),
-        ("build", (*COMPOSE, "build", "--quiet")),
-    ):
-        _drain(processes.run(name, command, BUILD_TIMEOUT_S, cwd=ROOT))
-
-
 def run(
     app: Path, config: str, clients: int, processes: Processes, limit_s: float, data_sets: Mapping[str, Path]
 ) -> Iterator[str]:
@@ -80,7 +70,7 @@ def run(
         "BOUQUET_CONFINEMENT": "off",  # an app that fetches its data itself makes connections
         "COMPOSE_FILE": f"compose.yaml:{with_hub(processes.logs / 'hub.yaml', tag, data_sets)}",
     }
-    build(processes)
+    compose.build(processes)
     _drain(processes.run("image", image, BUILD_TIMEOUT_S, cwd=ROOT))
     with compose.project(processes.logs, **{**processes.env, **settings}) as (_, here):
         _drain(here.run("up", (*COMPOSE, "up", "--detach", "supernode-cpu"), limit_s, cwd=ROOT))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -51,8 +52,11 @@ class Screen:
     The view appears when the run's folder does. The thread that draws it ends with ``stop``.
     """
 
-    def __init__(self, console: Console, find: Callable[[], Path | None], *, stays: bool = False) -> None:
-        self._console, self._find = console, find
+    def __init__(
+        self, console: Console, find: Callable[[], Path | None] = lambda: None, *, stays: bool = False
+    ) -> None:
+        self._console = console
+        self._find: Callable[[], Path | None] | None = find
         self._live = Live(console=console, auto_refresh=False, transient=not stays)
         self._follower: Follower | None = None
         self._ended = threading.Event()
@@ -62,6 +66,10 @@ class Screen:
     def view(self) -> RunView | None:
         """What is shown; None while there is no run."""
         return self._follower.view if self._follower else None
+
+    def look_for(self, find: Callable[[], Path | None]) -> None:
+        """Show another run as soon as ``find`` gives its folder, which is asked until then."""
+        self._find = find
 
     def say(self, line: str) -> None:
         """Print one line above the view."""
@@ -89,15 +97,22 @@ class Screen:
                 return
 
     def _draw(self) -> None:
-        folder = self._find()
-        if folder is not None and (self._follower is None or self._follower.view.name != folder.name):
-            self._follower = Follower(folder)
+        if (find := self._find) is not None and (folder := find()) is not None:
+            if self._follower is None or self._follower.view.name != folder.name:
+                self._follower = Follower(folder)
+            if self._find is find:
+                self._find = None
         if self._follower is None:
             return
         self._follower.look()
         size = self._console.size
         shown = picture(self._follower.view, datetime.now(UTC), size.width, size.height - 1)
         self._live.update(shown, refresh=True)
+
+
+def _draws(console: Console, plain: bool) -> bool:
+    """Whether there is a terminal for the view."""
+    return not plain and console.is_terminal and not console.is_dumb_terminal
 
 
 @contextmanager
@@ -108,19 +123,14 @@ def shown(results: Path, *, plain: bool) -> Iterator[tuple[Callable[[str], None]
         What takes each line, and what is told Flower's id of the run, each time that it was submitted.
     """
     console = Console(highlight=False)
-    if plain or not console.is_terminal or console.is_dumb_terminal:
+    if not _draws(console, plain):
         strip = not console.is_terminal
         yield lambda line: print(without_control(line) if strip else line, flush=True), lambda _: None
         return
-    submitted: list[int] = []
-
-    def folder() -> Path | None:
-        return runs.of_flower_run(results, submitted[-1]) if submitted else None
-
-    screen = Screen(console, folder)
+    screen = Screen(console)
 
     def begun(run_id: int) -> None:
-        submitted.append(run_id)
+        screen.look_for(partial(runs.of_flower_run, results, run_id))
 
     screen.begin()
     try:
@@ -146,7 +156,7 @@ def watch(results: Path, run: str, *, plain: bool) -> None:
     def folder() -> Path | None:
         return named or runs.under_way(results)
 
-    if plain or not console.is_terminal or console.is_dumb_terminal:
+    if not _draws(console, plain):
         _print_lines(folder)
         return
     screen = Screen(console, folder, stays=True)

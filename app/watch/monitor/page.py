@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from app.errors import UserError
 from app.fleet.host import ports
@@ -31,7 +32,7 @@ def page(logs: Path, address: str) -> Iterator[str]:
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, preexec_fn=end_with_parent,
         )  # fmt: skip
-        ends.callback(_end, process)
+        ends.callback(end, process)
         dialled = "127.0.0.1" if host == "0.0.0.0" else host
 
         def failed(_: OSError) -> None:
@@ -44,10 +45,11 @@ def page(logs: Path, address: str) -> Iterator[str]:
         yield f"http://{dialled}:{port}/"
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end(process: "subprocess.Popen[Any]", patience_s: float = 10.0) -> None:
+    """End a process; by force where it has not ended after ``patience_s`` seconds."""
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(patience_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
